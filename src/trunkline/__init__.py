@@ -1,0 +1,1 @@
+"""Trunkline: the gateway that AI agents, tools and people share."""
