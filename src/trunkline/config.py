@@ -1,0 +1,326 @@
+"""
+The configuration: typed groups, every number with its unit and range.
+
+Durations are seconds and sizes bytes. Unknown keys are errors that name their
+path. Nothing here reads a file or the environment; `trunkline.settings` does.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from trunkline.errors import ConfigError
+
+Seconds = Annotated[float, Meta(ge=0)]
+Bytes = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+PerSecond = Annotated[float, Meta(gt=0)]
+
+BindMode = Literal["loopback", "all", "tailscale"]
+AuthMode = Literal["token", "password", "none"]
+
+
+class Secret(str):
+    """A string that does not show itself in a ``repr`` or a log."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+class Group(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    kw_only=True,
+):
+    """Base of every group of settings."""
+
+
+class AuthConfig(Group):
+    """Who gets in."""
+
+    enabled: bool = True
+    """Whether clients must sign in."""
+    mode: AuthMode = "token"
+    """What they sign in with; ``none`` is the same as ``enabled = false``."""
+    token: str | None = None
+    """The owner's token. Prefer `token_file`."""
+    token_file: str | None = None
+    """A file that holds the owner's token."""
+    password: str | None = None
+    """The owner's password. Prefer `password_file`."""
+    password_file: str | None = None
+    """A file that holds the owner's password."""
+    timeout: Seconds = 10.0
+    """Seconds after the upgrade by which a client must have signed in."""
+    max_failures: Count = 10
+    """Wrong credentials from one address within `failure_window` before it is locked out."""
+    failure_window: Seconds = 60.0
+    """Seconds over which wrong credentials are counted."""
+    lockout: Seconds = 300.0
+    """Seconds that an address stays locked out."""
+
+    @property
+    def required(self) -> bool:
+        """Whether clients must sign in."""
+        return self.enabled and self.mode != "none"
+
+    def __repr__(self) -> str:
+        return f"AuthConfig(enabled={self.enabled}, mode={self.mode!r}, token=***, password=***)"
+
+
+class LimitsConfig(Group):
+    """How much one client, session or agent may take."""
+
+    max_message_size: Bytes = 1024 * 1024
+    """Bytes of one message from a client."""
+    pre_auth_message_size: Bytes = 16 * 1024
+    """Bytes of one message before sign-in."""
+    pre_auth_messages: Count = 32
+    """Messages before sign-in."""
+    pre_auth_bytes: Bytes = 64 * 1024
+    """Bytes before sign-in."""
+    pre_auth_connections: Count = 256
+    """Connections that have not signed in yet."""
+    pre_auth_per_address: Count = 64
+    """Connections of one address that have not signed in yet."""
+    max_connections: Count = 10_000
+    """Connections."""
+    max_depth: Annotated[int, Meta(ge=2, le=128)] = 32
+    """Nested brackets in one message, the envelope's included."""
+    max_parse_errors: Count = 10
+    """Unreadable messages of one connection in 60 s before it is closed."""
+    publish_rate: PerSecond = 200.0
+    """Messages per second of one connection."""
+    publish_burst: Count = 400
+    """Messages that a connection may send at once after a pause."""
+    stream_rate: PerSecond = 2_000.0
+    """``chat_stream``, ``tool_update`` and ``route_response`` messages per second of one connection."""
+    stream_burst: Count = 4_000
+    """The same, at once after a pause."""
+    inbox_messages: Count = 256
+    """Messages that wait behind a slow handler before reading pauses."""
+    inbox_bytes: Bytes = 1024 * 1024
+    """Bytes that wait behind a slow handler before reading pauses."""
+    max_buffered: Bytes = 1024 * 1024
+    """Bytes that may wait for a slow reader; past it the connection is closed with 4008."""
+    lag_bytes: Bytes = 256 * 1024
+    """Bytes in a reader's buffer past which it gets no more text chunks until drained."""
+    sessions_per_user: Count = 1_000
+    """Sessions that one user may own."""
+    members_per_session: Count = 10_000
+    """Connections in one session."""
+    sessions_per_connection: Count = 128
+    """Sessions that one connection may be in."""
+    agents_per_user: Count = 100
+    """Agents that one user may have registered."""
+    requests_per_connection: Count = 256
+    """Open requests of one connection."""
+
+
+class SessionsConfig(Group):
+    """Sessions and what they keep."""
+
+    grace: Seconds = 600.0
+    """Seconds that a session without members stays in memory."""
+    head_interval: Seconds = 25.0
+    """Seconds without a frame after which members of a session get its ``head``."""
+    run_timeout: Seconds = 600.0
+    """Seconds without output after which a run is ended as lost."""
+    run_recovery: Seconds = 30.0
+    """Seconds that runs wait for their agent after a restart of the gateway."""
+    max_run_bytes: Bytes = 768 * 1024
+    """Bytes of JSON text kept of one open run."""
+
+
+class HistoryConfig(Group):
+    """Where the sessions' logs live and for how long."""
+
+    store: Literal["memory", "sqlite"] = "memory"
+    """``memory`` forgets at exit."""
+    durability: Literal["process", "disk"] = "process"
+    """What acknowledged messages survive: a crash of the process, or a power loss."""
+    max_messages: Annotated[int, Meta(ge=1)] = 10_000
+    """Messages kept of one session."""
+    max_age: Seconds = 7 * 86_400.0
+    """Seconds that messages are kept."""
+    max_bytes: Bytes = 256 * 1024 * 1024
+    """Bytes kept of one session."""
+
+
+class LogConfig(Group):
+    """What the gateway tells its operator."""
+
+    format: Literal["text", "json"] = "text"
+    """Lines for people, or one JSON object a line."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least important lines to show."""
+
+
+class GatewayConfig(Group):
+    """Everything that the transport-agnostic core needs."""
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = 18789
+    """TCP port; 0 takes any free one."""
+    bind: BindMode = "loopback"
+    """``loopback``: this machine only; ``all``: every address; ``tailscale``: loopback, shared by tailscale."""
+    auth: AuthConfig = AuthConfig()
+    limits: LimitsConfig = LimitsConfig()
+    sessions: SessionsConfig = SessionsConfig()
+    history: HistoryConfig = HistoryConfig()
+    log: LogConfig = LogConfig()
+    data_dir: str | None = None
+    """Folder of the gateway's files; absent: ``$XDG_STATE_HOME/trunkline`` or its default."""
+    drain_timeout: Seconds = 20.0
+    """Seconds over which clients are sent away when the gateway stops."""
+
+
+class OriginConfig(Group):
+    """Which web pages and host names may reach the gateway (security.md section 6)."""
+
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of pages that may connect, such as ``https://*.example.com``."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names, with an optional port, under which the gateway is reached."""
+    dangerously_allow_any_origin: bool = False
+    """Let every web page connect."""
+    strict: bool = False
+    """Refuse requests without an Origin too."""
+
+
+class ProxyConfig(Group):
+    """Which reverse proxies are believed."""
+
+    trusted: tuple[str, ...] = ()
+    """Strict CIDRs of proxies whose forwarding headers count."""
+    family: Literal["x-forwarded", "forwarded"] = "x-forwarded"
+    """The one family of forwarding headers that is read."""
+    use_forwarded_host: bool = False
+    """Whether the forwarded host stands for the request's own."""
+
+
+class TlsConfig(Group):
+    """Encryption on the gateway's own port."""
+
+    cert: str | None = None
+    """PEM file with the certificate chain."""
+    key: str | None = None
+    """PEM file with the private key."""
+
+
+class TailscaleConfig(Group):
+    """Sharing over a tailnet; only with ``bind = "tailscale"``."""
+
+    mode: Literal["serve", "funnel"] = "serve"
+    """``serve``: inside the tailnet; ``funnel``: to the internet."""
+    command: str = "tailscale"
+    """The program to run."""
+    reset_on_exit: bool = True
+    """Whether to take the sharing back when the gateway stops."""
+
+
+class CompressionConfig(Group):
+    """permessage-deflate (RFC 7692)."""
+
+    enabled: bool = False
+    """Whether it is negotiated with clients that offer it."""
+    min_size: Bytes = 1024
+    """Bytes below which a message is sent as it is."""
+
+
+class WebSocketTransportConfig(GatewayConfig):
+    """Everything that the gateway with a listener needs."""
+
+    path: Annotated[str, Meta(pattern="^/[A-Za-z0-9._~/-]*$")] = "/ws"
+    """The path of the WebSocket."""
+    host: str | None = None
+    """An address to bind instead of the one that `bind` means."""
+    heartbeat_interval: Annotated[float, Meta(gt=0)] = 25.0
+    """Seconds of silence after which a client is pinged."""
+    heartbeat_timeout: Annotated[float, Meta(gt=0)] = 8.0
+    """Seconds that a pinged client has to show life."""
+    max_payload: Bytes | None = None
+    """The hard cap of one message; absent: ``limits.max_message_size``."""
+    insecure: bool = False
+    """Allow a bind beyond loopback without sign-in."""
+    compression: CompressionConfig = CompressionConfig()
+    origins: OriginConfig = OriginConfig()
+    proxies: ProxyConfig = ProxyConfig()
+    tls: TlsConfig = TlsConfig()
+    tailscale: TailscaleConfig = TailscaleConfig()
+
+    @property
+    def client_timeout(self) -> float:
+        """Seconds of silence after which a client is gone."""
+        return self.heartbeat_interval + self.heartbeat_timeout
+
+    @property
+    def max_frame(self) -> int:
+        """Bytes of one message past which the connection is closed with 1009."""
+        return self.max_payload or self.limits.max_message_size
+
+
+DEFAULT_GATEWAY_CONFIG = GatewayConfig()
+"""The core's defaults."""
+
+DEFAULT_WS_CONFIG = WebSocketTransportConfig()
+"""The defaults of the gateway with a listener."""
+
+
+def bind_address(config: GatewayConfig) -> str:
+    """Return the address that a configuration binds."""
+    if isinstance(config, WebSocketTransportConfig) and config.host:
+        return config.host
+    return "0.0.0.0" if config.bind == "all" else "127.0.0.1"
+
+
+def is_loopback_address(address: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def check_config(config: GatewayConfig) -> GatewayConfig:
+    """
+    Refuse a configuration that is unsafe or contradicts itself.
+
+    Raises:
+        ConfigError: The sentence names the setting and what to do.
+    """
+    if not isinstance(config, WebSocketTransportConfig):
+        return config
+    tls = config.tls
+    if (tls.cert is None) != (tls.key is None):
+        raise ConfigError("tls.cert and tls.key belong together: set both or neither")
+    if not config.auth.required and not is_loopback_address(bind_address(config)):
+        if not config.insecure:
+            raise ConfigError(
+                f"refusing to listen on {bind_address(config)} without sign-in: "
+                "set auth.mode to token or password, or pass --insecure if you mean it"
+            )
+    if config.bind == "tailscale" and not config.auth.required and not config.insecure:
+        raise ConfigError(
+            'refusing bind = "tailscale" without sign-in: set auth.mode to token or password'
+        )
+    return config
+
+
+def convert_config(data: dict[str, Any]) -> WebSocketTransportConfig:
+    """
+    Make a configuration from plain data, as a TOML file gives it.
+
+    Raises:
+        ConfigError: An unknown key or a value out of range, with its path.
+    """
+    try:
+        return msgspec.convert(data, WebSocketTransportConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error)) from None
