@@ -42,7 +42,7 @@ class Group(
     """Base of every group of settings."""
 
 
-class AuthConfig(Group):
+class AuthConfig(Group, frozen=True, kw_only=True):
     """Who gets in."""
 
     enabled: bool = True
@@ -75,7 +75,7 @@ class AuthConfig(Group):
         return f"AuthConfig(enabled={self.enabled}, mode={self.mode!r}, token=***, password=***)"
 
 
-class LimitsConfig(Group):
+class LimitsConfig(Group, frozen=True, kw_only=True):
     """How much one client, session or agent may take."""
 
     max_message_size: Bytes = 1024 * 1024
@@ -124,7 +124,7 @@ class LimitsConfig(Group):
     """Open requests of one connection."""
 
 
-class SessionsConfig(Group):
+class SessionsConfig(Group, frozen=True, kw_only=True):
     """Sessions and what they keep."""
 
     grace: Seconds = 600.0
@@ -139,7 +139,7 @@ class SessionsConfig(Group):
     """Bytes of JSON text kept of one open run."""
 
 
-class HistoryConfig(Group):
+class HistoryConfig(Group, frozen=True, kw_only=True):
     """Where the sessions' logs live and for how long."""
 
     store: Literal["memory", "sqlite"] = "memory"
@@ -154,7 +154,7 @@ class HistoryConfig(Group):
     """Bytes kept of one session."""
 
 
-class LogConfig(Group):
+class LogConfig(Group, frozen=True, kw_only=True):
     """What the gateway tells its operator."""
 
     format: Literal["text", "json"] = "text"
@@ -163,7 +163,7 @@ class LogConfig(Group):
     """The least important lines to show."""
 
 
-class GatewayConfig(Group):
+class GatewayConfig(Group, frozen=True, kw_only=True):
     """Everything that the transport-agnostic core needs."""
 
     port: Annotated[int, Meta(ge=0, le=65535)] = 18789
@@ -181,7 +181,7 @@ class GatewayConfig(Group):
     """Seconds over which clients are sent away when the gateway stops."""
 
 
-class OriginConfig(Group):
+class OriginConfig(Group, frozen=True, kw_only=True):
     """Which web pages and host names may reach the gateway (security.md section 6)."""
 
     allowed_origins: tuple[str, ...] = ()
@@ -194,7 +194,7 @@ class OriginConfig(Group):
     """Refuse requests without an Origin too."""
 
 
-class ProxyConfig(Group):
+class ProxyConfig(Group, frozen=True, kw_only=True):
     """Which reverse proxies are believed."""
 
     trusted: tuple[str, ...] = ()
@@ -205,7 +205,7 @@ class ProxyConfig(Group):
     """Whether the forwarded host stands for the request's own."""
 
 
-class TlsConfig(Group):
+class TlsConfig(Group, frozen=True, kw_only=True):
     """Encryption on the gateway's own port."""
 
     cert: str | None = None
@@ -214,7 +214,7 @@ class TlsConfig(Group):
     """PEM file with the private key."""
 
 
-class TailscaleConfig(Group):
+class TailscaleConfig(Group, frozen=True, kw_only=True):
     """Sharing over a tailnet; only with ``bind = "tailscale"``."""
 
     mode: Literal["serve", "funnel"] = "serve"
@@ -225,7 +225,7 @@ class TailscaleConfig(Group):
     """Whether to take the sharing back when the gateway stops."""
 
 
-class CompressionConfig(Group):
+class CompressionConfig(Group, frozen=True, kw_only=True):
     """permessage-deflate (RFC 7692)."""
 
     enabled: bool = False
@@ -234,7 +234,7 @@ class CompressionConfig(Group):
     """Bytes below which a message is sent as it is."""
 
 
-class WebSocketTransportConfig(GatewayConfig):
+class WebSocketTransportConfig(GatewayConfig, frozen=True, kw_only=True):
     """Everything that the gateway with a listener needs."""
 
     path: Annotated[str, Meta(pattern="^/[A-Za-z0-9._~/-]*$")] = "/ws"
@@ -300,12 +300,12 @@ def check_config(config: GatewayConfig) -> GatewayConfig:
     tls = config.tls
     if (tls.cert is None) != (tls.key is None):
         raise ConfigError("tls.cert and tls.key belong together: set both or neither")
-    if not config.auth.required and not is_loopback_address(bind_address(config)):
-        if not config.insecure:
-            raise ConfigError(
-                f"refusing to listen on {bind_address(config)} without sign-in: "
-                "set auth.mode to token or password, or pass --insecure if you mean it"
-            )
+    address = bind_address(config)
+    if not (config.auth.required or config.insecure or is_loopback_address(address)):
+        raise ConfigError(
+            f"refusing to listen on {address} without sign-in: "
+            "set auth.mode to token or password, or pass --insecure if you mean it"
+        )
     if config.bind == "tailscale" and not config.auth.required and not config.insecure:
         raise ConfigError(
             'refusing bind = "tailscale" without sign-in: set auth.mode to token or password'

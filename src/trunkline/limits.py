@@ -1,0 +1,161 @@
+"""How often and how much: rates, lockouts and budgets. Pure; the caller brings the clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from trunkline.errors import ErrorCode, GatewayError
+
+
+class Rate:
+    """
+    A token bucket's settings (GCRA form).
+
+    The state is one float per client, kept by the client: the time at which
+    its bucket will be full again.
+
+    Args:
+        rate: Events per second in the long run.
+        burst: Events at once after a pause.
+    """
+
+    __slots__ = ("_interval", "_window")
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._interval = 1.0 / rate
+        self._window = burst / rate
+
+    def take(self, full_at: float, now: float) -> float:
+        """
+        Take one event.
+
+        Returns:
+            The new state.
+
+        Raises:
+            GatewayError: ``RATE_LIMITED`` with the time to wait; the state is as it was.
+        """
+        full_at = (full_at if full_at > now else now) + self._interval
+        if full_at - now > self._window + 1e-9:
+            raise GatewayError(
+                ErrorCode.RATE_LIMITED,
+                "too many messages",
+                retry_after=full_at - now - self._window,
+            )
+        return full_at
+
+
+class _Failures(msgspec.Struct):
+    since: float
+    count: int = 0
+    locked_until: float = 0.0
+
+
+class Lockout:
+    """
+    Counts wrong credentials by address and locks addresses out.
+
+    An attempt is counted before its credential is compared, so that parallel
+    attempts cannot run past the limit. The table is bounded: the address that
+    was quiet longest is forgotten first, but never one that is locked out
+    while another is not.
+
+    Args:
+        failures: Attempts within `window` before the lock.
+        window: Seconds over which they count.
+        duration: Seconds that the lock lasts.
+        size: Addresses kept at most.
+    """
+
+    def __init__(self, failures: int, window: float, duration: float, size: int = 10_000) -> None:
+        self._limit = failures
+        self._window = window
+        self._duration = duration
+        self._size = size
+        self._table: OrderedDict[str, _Failures] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def attempt(self, key: str, now: float) -> None:
+        """
+        Count one attempt of an address.
+
+        Raises:
+            GatewayError: ``AUTH_LOCKED`` with the time to wait; compare nothing.
+        """
+        entry = self._table.get(key)
+        if entry is None or (now - entry.since > self._window and now >= entry.locked_until):
+            entry = self._table[key] = _Failures(now)
+        self._table.move_to_end(key)
+        if now < entry.locked_until:
+            raise self._locked(entry, now)
+        if entry.count >= self._limit:
+            entry.locked_until = now + self._duration
+            raise self._locked(entry, now)
+        entry.count += 1
+        if len(self._table) > self._size:
+            self._forget(now)
+
+    def succeeded(self, key: str) -> None:
+        """Take back the count of an attempt that was right."""
+        entry = self._table.get(key)
+        if entry is not None:
+            entry.count -= 1
+            if entry.count <= 0 and not entry.locked_until:
+                del self._table[key]
+
+    @staticmethod
+    def _locked(entry: _Failures, now: float) -> GatewayError:
+        wait = max(entry.locked_until - now, 0.001)
+        return GatewayError(
+            ErrorCode.AUTH_LOCKED,
+            "too many wrong credentials from this address",
+            details={"retryAfterMs": round(wait * 1000)},
+            retry_after=wait,
+        )
+
+    def _forget(self, now: float) -> None:
+        for key, entry in self._table.items():
+            if entry.locked_until <= now:
+                del self._table[key]
+                return
+        self._table.popitem(last=False)
+
+
+class Budget:
+    """
+    Bounds how many of something exist, overall and by key.
+
+    Args:
+        total: At most so many overall.
+        per_key: At most so many under one key.
+    """
+
+    def __init__(self, total: int, per_key: int) -> None:
+        self._total = total
+        self._per_key = per_key
+        self._by_key: dict[str, int] = {}
+        self.count = 0
+        """How many there are."""
+
+    def take(self, key: str) -> bool:
+        """Take a place; False if there is none."""
+        held = self._by_key.get(key, 0)
+        if self.count >= self._total or held >= self._per_key:
+            return False
+        self._by_key[key] = held + 1
+        self.count += 1
+        return True
+
+    def give(self, key: str) -> None:
+        """Give a place back."""
+        held = self._by_key.get(key, 0)
+        if held > 1:
+            self._by_key[key] = held - 1
+        else:
+            self._by_key.pop(key, None)
+        if held:
+            self.count -= 1
