@@ -8,6 +8,7 @@ path. Nothing here reads a file or the environment; `trunkline.settings` does.
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,6 +23,9 @@ PerSecond = Annotated[float, Meta(gt=0)]
 
 BindMode = Literal["loopback", "all", "tailscale"]
 AuthMode = Literal["token", "password", "none"]
+
+
+_BEARER = re.compile(r"[\x21-\x7e]+")
 
 
 class Secret(str):
@@ -295,22 +299,45 @@ def check_config(config: GatewayConfig) -> GatewayConfig:
     Raises:
         ConfigError: The sentence names the setting and what to do.
     """
-    if not isinstance(config, WebSocketTransportConfig):
-        return config
-    tls = config.tls
-    if (tls.cert is None) != (tls.key is None):
-        raise ConfigError("tls.cert and tls.key belong together: set both or neither")
-    address = bind_address(config)
-    if not (config.auth.required or config.insecure or is_loopback_address(address)):
+    _check_auth(config.auth)
+    if isinstance(config, WebSocketTransportConfig):
+        _check_exposure(config)
+        _check_tailscale(config)
+        if (config.tls.cert is None) != (config.tls.key is None):
+            raise ConfigError("tls.cert and tls.key belong together: set both or neither")
+    return config
+
+
+def _check_auth(auth: AuthConfig) -> None:
+    for name in ("token", "password"):
+        if getattr(auth, name) == "":
+            raise ConfigError(f"auth.{name} is empty, so everybody would know it")
+    if auth.token is not None and not _BEARER.fullmatch(auth.token):
+        raise ConfigError("auth.token must be visible ASCII without spaces: it travels in a header")
+
+
+def _check_exposure(config: WebSocketTransportConfig) -> None:
+    if config.auth.required or config.insecure:
+        return
+    if not is_loopback_address(bind_address(config)):
         raise ConfigError(
-            f"refusing to listen on {address} without sign-in: "
+            f"refusing to listen on {bind_address(config)} without sign-in: "
             "set auth.mode to token or password, or pass --insecure if you mean it"
         )
-    if config.bind == "tailscale" and not config.auth.required and not config.insecure:
+    if config.bind == "tailscale":
         raise ConfigError(
-            'refusing bind = "tailscale" without sign-in: set auth.mode to token or password'
+            'refusing bind = "tailscale" without sign-in: set auth.mode to token or password, '
+            "or pass --insecure if you mean it"
         )
-    return config
+
+
+def _check_tailscale(config: WebSocketTransportConfig) -> None:
+    if config.bind != "tailscale":
+        return
+    if not is_loopback_address(bind_address(config)):
+        raise ConfigError('bind = "tailscale" listens on loopback: remove host')
+    if config.tls.cert is not None:
+        raise ConfigError("tailscale encrypts by itself: remove tls.cert and tls.key")
 
 
 def convert_config(data: dict[str, Any]) -> WebSocketTransportConfig:

@@ -83,6 +83,27 @@ class GatewayMessage(msgspec.Struct, rename="camel", omit_defaults=True):
         return value
 
 
+class ReceivedMessage(GatewayMessage):
+    """
+    A frame as it came from a client, who is not believed.
+
+    The fields that only the gateway may set accept anything, since a client
+    that sends them must not be able to spoil its message; `decode_received`
+    clears them.
+    """
+
+    sender: Any = msgspec.field(name="from", default=None)
+    seq: Any = None
+    addressed: Any = None
+
+
+class RelayedMessage(GatewayMessage):
+    """A frame on its way out, whose sender is written already."""
+
+    sender: Any = msgspec.field(name="from", default=None)
+    """`Sender`, or the same as `msgspec.Raw`."""
+
+
 ControlMessage = GatewayMessage
 """A message that coordinates the gateway and its agents; the envelope is the same."""
 
@@ -93,6 +114,24 @@ encode = msgspec.json.Encoder().encode
 
 decode_message = msgspec.json.Decoder(GatewayMessage).decode
 """Decode one frame. Raises `msgspec.DecodeError`, `msgspec.ValidationError` or `RecursionError`."""
+
+_decode_received = msgspec.json.Decoder(ReceivedMessage).decode
+
+
+def decode_received(frame: str | bytes) -> ReceivedMessage:
+    """
+    Decode a client's frame without believing the fields that are not its to set.
+
+    Raises as `decode_message` does.
+    """
+    message = _decode_received(frame)
+    if message.sender is not None:
+        message.sender = None
+    if message.seq is not None:
+        message.seq = None
+    if message.addressed is not None:
+        message.addressed = None
+    return message
 
 
 def create_message(

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from trunkline.payloads.base import (
+    NULL,
     AgentType,
     Id,
     Name,
@@ -146,7 +147,7 @@ class RouteRequest(Payload, kw_only=True):
     capability: Name | None = None
     agent_id: Id | None = None
     method: Name | None = None
-    params: Raw | None = None
+    params: Raw = NULL
     timeout_ms: Annotated[int, Meta(ge=1, le=3_600_000)] = 60_000
     stream: bool = False
     idempotent: bool = False
@@ -167,7 +168,7 @@ class RouteDelivery(Payload, kw_only=True):
     """The gateway's own id; the answer must name it."""
     capability: str | None
     method: str | None
-    params: Raw | None
+    params: Raw
     stream: bool
     deadline: int
     """Milliseconds since the epoch."""
@@ -189,9 +190,9 @@ class RouteResponse(Payload, kw_only=True):
     sent_by = "both"
     request_id: str | None = None
     ok: bool = True
-    result: Raw | None = None
+    result: Raw = NULL
     error: RouteError | None = None
-    chunk: Raw | None = None
+    chunk: Raw = NULL
     done: bool = True
     agent_id: str | None = None
 

@@ -11,6 +11,8 @@ from trunkline.ids import ID_PATTERN
 
 _END = r"(?![\s\S])"  # "$" would let a trailing newline pass
 Id = Annotated[str, Meta(pattern=rf"^(?!\.\.?{_END}){ID_PATTERN}{_END}")]
+NULL = msgspec.Raw(b"null")
+"""What an absent JSON value is read as."""
 Name = Annotated[str, Meta(max_length=256)]
 Text = Annotated[str, Meta(max_length=4096)]
 Limit = Annotated[int, Meta(ge=1, le=300)]

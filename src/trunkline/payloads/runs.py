@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Raw
 
 from trunkline.payloads.base import (
+    NULL,
     Id,
     Name,
     Part,
@@ -44,8 +45,8 @@ class ChatStream(RunPayload, kw_only=True):
     sent_by = "both"
     content: str
     done: bool = False
-    index: Annotated[int, Meta(ge=0)] = 0
-    """The chunk's number, from 0, without gaps."""
+    index: Annotated[int, Meta(ge=0)] | None = None
+    """The chunk's number, from 0, without gaps; absent: the next one."""
     first: int | None = None
     """On a joined chunk: the first index that it holds."""
 
@@ -78,7 +79,7 @@ class ToolStart(RunPayload, kw_only=True):
     durable = True
     tool: Name
     tool_call_id: Id
-    args: Raw | None = None
+    args: Raw = NULL
 
 
 class ToolUpdate(RunPayload, kw_only=True):
@@ -120,7 +121,7 @@ class ApprovalRequest(RunPayload, kw_only=True):
     durable = True
     approval_id: Id
     tool: Name
-    args: Raw | None = None
+    args: Raw = NULL
     digest: Annotated[str, Meta(max_length=128)]
     """SHA-256 of the canonical JSON (RFC 8785) of ``{tool, args}``, in hex."""
     expires_at: int

@@ -1,0 +1,100 @@
+"""
+Who is there: told to the members of a session with the gateway's own stamp.
+
+Changes of one connection within a turn of the loop become the last. Sessions
+above a hundred members get only their number, in ``head``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import Raw
+
+from trunkline.clients import Client
+from trunkline.events import Events
+from trunkline.handlers import Handlers
+from trunkline.ids import new_id, now_ms
+from trunkline.messages import GatewayMessage, RelayedMessage, encode
+from trunkline.payloads import Presence, PresenceEntry
+from trunkline.sessions import MEMBERS_SHOWN, Session, SessionManager
+
+SNAPSHOT_SIZE = 1_000
+"""Devices that a snapshot lists at most."""
+
+
+class PresenceBoard:
+    """The handler of ``presence``, and the news of who comes and goes."""
+
+    def __init__(self, sessions: SessionManager, events: Events) -> None:
+        self._sessions = sessions
+        self._changes: dict[tuple[Session, Client], str] = {}
+        events.on("session:join", self._joined)
+        events.on("session:leave", self._left)
+
+    def install(self, handlers: Handlers) -> None:
+        """Add the handler."""
+        handlers.add("presence", self._on_presence, Presence)
+
+    def _on_presence(self, client: Client, message: GatewayMessage, payload: Presence) -> None:
+        session = self._sessions.member(client, message, payload)
+        frame = _frame(session, client, payload.status, message.id)
+        session.feed.relay(frame, client)
+
+    def _joined(self, session: Session, client: Client) -> None:
+        self._note(session, client, "online")
+
+    def _left(self, session: Session, client: Client) -> None:
+        self._note(session, client, "offline")
+
+    def _note(self, session: Session, client: Client, status: str) -> None:
+        if len(session.members) > MEMBERS_SHOWN or not client.user_id:
+            return
+        if not self._changes:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._changes[(session, client)] = status
+
+    def _tell(self) -> None:
+        changes, self._changes = self._changes, {}
+        for (session, client), status in changes.items():
+            if session.members:
+                session.feed.relay(_frame(session, client, status, new_id()), client)
+
+    def snapshot(self, client: Client) -> list[PresenceEntry]:
+        """
+        Return the devices that a client may see.
+
+        Control sees all; others their own user's and those they share a session with.
+        """
+        clients = self._sessions.clients
+        if client.role == "control":
+            seen = clients.ready()
+        else:
+            mates = {
+                mate
+                for session_id in client.sessions
+                if (session := self._sessions.get_session(session_id))
+                for mate in session.members
+            }
+            seen = [c for c in clients.ready() if c.user_id == client.user_id or c in mates]
+        return [
+            PresenceEntry(device_id=c.device_id, role=c.role or "", connected_at=c.connected_at)
+            for c in seen
+            if c.device_id is not None
+        ][-SNAPSHOT_SIZE:]
+
+
+def _frame(session: Session, client: Client, status: str, message_id: str) -> bytes:
+    payload: dict[str, str] = {"status": status}
+    if client.device_id is not None:
+        payload["deviceId"] = client.device_id
+    return encode(
+        RelayedMessage(
+            type="presence",
+            id=message_id,
+            session_id=session.id,
+            payload=Raw(encode(payload)),
+            timestamp=now_ms(),
+            sender=client.sender,
+        )
+    )

@@ -1,0 +1,521 @@
+"""
+The gateway's core: the parts put together, without a socket.
+
+`GatewayServer` is driven by a transport's side: `on_connect` takes a pipe in,
+`on_message` takes one frame, `on_disconnect` lets the client go. Everything it
+depends on is an argument of the constructor, so two gateways live in one test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar, overload
+
+import structlog
+
+from trunkline.agents import AgentRegistry
+from trunkline.auth import LOCAL, Authenticator, Credential, Door, Granted, SharedSecret
+from trunkline.clients import Client, Clients, Identity, Peer, Phase
+from trunkline.config import (
+    DEFAULT_GATEWAY_CONFIG,
+    GatewayConfig,
+    WebSocketTransportConfig,
+    bind_address,
+    check_config,
+)
+from trunkline.errors import CloseCode, ConfigError
+from trunkline.events import EventName, Events, L
+from trunkline.fanout import Pump
+from trunkline.handlers import HandlerFunction, Handlers, close_with
+from trunkline.history import History
+from trunkline.history.memory import MemoryHistory
+from trunkline.ids import id_counter, new_id, now_ms
+from trunkline.messages import (
+    PROTOCOL_VERSION,
+    GatewayMessage,
+    Role,
+    create_message,
+    encode,
+)
+from trunkline.payloads import (
+    DURABLE_TYPES,
+    Health,
+    HealthReport,
+    HelloOk,
+    Payload,
+    SessionInfo,
+    StateSnapshot,
+)
+from trunkline.posts import GatewayPost
+from trunkline.presence import PresenceBoard
+from trunkline.records import Records
+from trunkline.records.memory import MemoryRecords
+from trunkline.routing import Router
+from trunkline.runs import Runs
+from trunkline.session_handlers import SessionHandlers
+from trunkline.sessions import SessionManager
+from trunkline.transport import Transport
+
+MAX_FRAME_FROM_GATEWAY = 2 * 1024 * 1024
+"""Bytes of the largest frame that the gateway sends."""
+
+F = TypeVar("F", bound=HandlerFunction)
+
+log = structlog.get_logger(__name__)
+
+
+def package_version() -> str:
+    """Return this package's version."""
+    try:
+        return version("trunkline")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0.0.0"
+
+
+class GatewayServer:
+    """
+    The transport-agnostic gateway.
+
+    Args:
+        config: The configuration; the defaults if absent.
+        authenticator: Knows credentials; absent: the token or password of the
+            configuration. Overriding `validate_token` is another way.
+        history: Where the sessions' logs live; absent: in memory.
+        records: Where small facts live; absent: in memory.
+
+    Raises:
+        ConfigError: The configuration is unsafe, or sign-in is on and there
+            is nothing to sign in with.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig | None = None,
+        *,
+        authenticator: Authenticator | None = None,
+        history: History | None = None,
+        records: Records | None = None,
+    ) -> None:
+        self.config = check_config(config or DEFAULT_GATEWAY_CONFIG)
+        self._authenticator = self._choose_authenticator(authenticator)
+        kept = self.config.history
+        self.history = history or MemoryHistory(
+            max_messages=kept.max_messages, max_age=kept.max_age, max_bytes=kept.max_bytes
+        )
+        self.records = records or MemoryRecords()
+        self.events = Events()
+        self.clients = Clients()
+        self.handlers = Handlers(self.config.limits, self.events)
+        self._pump = Pump(self.history, time.monotonic)
+        self._next_client_id = id_counter("c_")
+        self._started_at: float | None = None
+        self._draining = False
+        self._ticker: asyncio.Task[None] | None = None
+        self._compose()
+        self.setup_default_handlers()
+
+    def _choose_authenticator(self, given: Authenticator | None) -> Authenticator:
+        if given is not None:
+            return given
+        secret = SharedSecret(self.config.auth)
+        own = type(self).validate_token is not GatewayServer.validate_token
+        if self.config.auth.required and not secret.usable and not own:
+            mode = self.config.auth.mode
+            raise ConfigError(
+                f"sign-in is on, but there is no {mode}: set auth.{mode} (or auth.{mode}_file), "
+                "pass an authenticator, or override validate_token"
+            )
+        return secret
+
+    def _compose(self) -> None:
+        config, clients, events = self.config, self.clients, self.events
+        self.sessions = SessionManager(
+            config, clients, events, self.history, self.records, self._pump, time.monotonic
+        )
+        self.agents = AgentRegistry(clients, events, self.records, config.limits)
+        self.runs = Runs(self.sessions, config.sessions)
+        self.agents.lost.append(self.runs.agent_lost)
+        self.router = Router(self.agents, self.sessions, clients, config.limits)
+        self.presence = PresenceBoard(self.sessions, events)
+        self.door = Door(config.auth, self._verify, self._hello, events)
+        self._session_handlers = SessionHandlers(self.sessions, self.agents, config)
+        events.on("agent:registered", self._agent_changed)
+        events.on("agent:unregistered", self._agent_changed)
+
+    def setup_default_handlers(self) -> None:
+        """Add the handlers of all built-in message types."""
+        handlers = self.handlers
+        handlers.add("ping", self._on_ping)
+        handlers.add("health", self._on_health)
+        handlers.add("sync_state", self._on_sync_state)
+        for feature in (
+            self.door,
+            self._session_handlers,
+            self.runs,
+            self.presence,
+            self.agents,
+            self.router,
+        ):
+            feature.install(handlers)
+
+    # Extension
+
+    @overload
+    def on(self, name: EventName) -> Callable[[L], L]: ...
+
+    @overload
+    def on(self, name: EventName, listener: Callable[..., object]) -> Callable[[], None]: ...
+
+    def on(self, name: EventName, listener: Callable[..., object] | None = None) -> Any:
+        """Listen to an event; see `trunkline.events.EVENTS`. Without a listener a decorator."""
+        return self.events.on(name) if listener is None else self.events.on(name, listener)
+
+    def handler(
+        self,
+        type: str,
+        payload: type[Payload] | None = None,
+        *,
+        roles: Iterable[Role] | None = None,
+        concurrent: bool = False,
+    ) -> Callable[[F], F]:
+        """Register the decorated function for a message type; see `register_handler`."""
+
+        def decorate(function: F) -> F:
+            self.register_handler(type, function, payload, roles=roles, concurrent=concurrent)
+            return function
+
+        return decorate
+
+    def register_handler(
+        self,
+        type: str,
+        function: HandlerFunction,
+        payload: type[Payload] | None = None,
+        *,
+        roles: Iterable[Role] | None = None,
+        concurrent: bool = False,
+    ) -> None:
+        """
+        Handle a message type; for a built-in type, instead of its own handler.
+
+        Args:
+            function: ``fn(client, message)``, with a third argument if `payload`
+                is given. It returns a payload to reply or None, and raises
+                `GatewayError` to fail the request or `Disconnect` to close.
+            payload: What the message's payload is read as.
+            roles: Who may send a custom type; absent: all but observers.
+            concurrent: Whether a coroutine function runs beside the client's
+                queue rather than in it.
+        """
+        self.handlers.register(type, function, payload, roles=roles, concurrent=concurrent)
+
+    def unregister_handler(self, type: str) -> None:
+        """Stop handling a type; a built-in handler comes back in its place."""
+        self.handlers.unregister(type)
+
+    def default_handler(self, type: str) -> HandlerFunction | None:
+        """Return the built-in handler of a type."""
+        return self.handlers.default(type)
+
+    def validate_token(self, token: str) -> Granted | Awaitable[Granted]:
+        """
+        Return whose a token is; override to bring your own.
+
+        True stands for the owner, an `Identity` for anyone else, False or None
+        for nobody. May be a coroutine function.
+        """
+        return self._authenticator.authenticate(Credential(token=token))
+
+    def _verify(self, credential: Credential) -> Granted | Awaitable[Granted]:
+        if credential.token is not None and self.config.auth.mode != "password":
+            return self.validate_token(credential.token)
+        return self._authenticator.authenticate(credential)
+
+    # The transport's side
+
+    def on_connect(
+        self, transport: Transport, peer: Peer | None = None, identity: Identity | None = None
+    ) -> Client:
+        """
+        Take a new connection in.
+
+        Args:
+            transport: The pipe to the peer.
+            peer: Where it comes from.
+            identity: Who it is, if its credential has been judged already.
+        """
+        client = Client(self._next_client_id(), transport, peer or Peer())
+        client.refresh_sender()
+        self.clients.add(client)
+        if identity is None and not self.config.auth.required:
+            identity = LOCAL
+        if identity is not None:
+            self.door.admit(client, identity)
+        self.events.emit("client:connect", client)
+        self._welcome(client)
+        return client
+
+    def _welcome(self, client: Client) -> None:
+        client.nonce = secrets.token_urlsafe(24)
+        info = SessionInfo(
+            session_id=client.id,
+            status="connected",
+            auth_required=not client.authenticated,
+            protocol_version=PROTOCOL_VERSION,
+            challenge_nonce=client.nonce,
+            limits=self.client_limits(),
+        )
+        client.send(create_message("session_info", info))
+
+    def on_message(self, client: Client, text: str) -> None:
+        """Take one frame of a client, in the order in which they came. Never raises."""
+        self.handlers.receive(client, text)
+
+    def on_disconnect(self, client: Client, code: int = 1006, reason: str = "") -> None:
+        """Let a client go; a second call does nothing."""
+        if client.phase is Phase.CLOSED:
+            return
+        client.advance("close")
+        self.clients.remove(client)
+        self.router.disconnected(client)
+        self.agents.disconnected(client)
+        self.sessions.disconnected(client)
+        self.on_drained(client)
+        self.events.emit("client:disconnect", client)
+
+    def on_lagging(self, client: Client) -> None:
+        """Note that a client's buffer is long: it gets no text chunks until `on_drained`."""
+        client.lagging = True
+
+    def on_drained(self, client: Client) -> None:
+        """Note that a client has read its buffer empty enough."""
+        lagged, client.lagging = client.lagging, False
+        wakeup, client.wakeup = client.wakeup, []
+        for event in wakeup:
+            event.set()
+        if lagged and client.phase is Phase.READY:
+            self.runs.drained(client)
+
+    # Sending
+
+    def send_to_client(self, client_id: str, message: GatewayMessage) -> bool:
+        """Send a message to one client; False if it is not connected."""
+        client = self.clients.get(client_id)
+        if client is None:
+            return False
+        client.send(message)
+        return True
+
+    def broadcast(
+        self, message: GatewayMessage, filter: Callable[[Client], bool] | None = None
+    ) -> int:
+        """
+        Send a message to every signed-in client, or those that `filter` takes.
+
+        Returns:
+            How many it was written to.
+        """
+        frame = encode(message)
+        targets = [c for c in self.clients.ready() if filter is None or filter(c)]
+        for client in targets:
+            client.transport.write(frame)
+        return len(targets)
+
+    def broadcast_to_session(
+        self, session_id: str, message: GatewayMessage, exclude_client_id: str | None = None
+    ) -> int:
+        """
+        Send a message to a session's members, behind what is queued there.
+
+        A durable type goes through the session's log, as the gateway's own,
+        and reaches every member; leaving one out is for ephemeral types only.
+
+        Returns:
+            How many members it goes to; 0 for an unknown session.
+
+        Raises:
+            ValueError: A durable message cannot leave a member out.
+        """
+        session = self.sessions.get_session(session_id)
+        if session is None:
+            return 0
+        excluded = self.clients.get(exclude_client_id) if exclude_client_id else None
+        message.session_id = session_id
+        if message.type in DURABLE_TYPES:
+            if excluded is not None:
+                raise ValueError("a durable message goes to every member")
+            session.feed.submit(GatewayPost(message))
+            return len(session.members)
+        session.feed.relay(encode(message), excluded)
+        return len(session.members) - (excluded in session.members)
+
+    def kick_client(self, client_id: str, reason: str = "kicked") -> bool:
+        """Disconnect a client with code 4004; False if it is not connected."""
+        client = self.clients.get(client_id)
+        if client is None:
+            return False
+        close_with(client, CloseCode.KICKED, reason)
+        return True
+
+    # Life
+
+    async def start(self) -> None:
+        """Start; a second call does nothing."""
+        if self._started_at is not None:
+            return
+        self._started_at = time.monotonic()
+        await self.history.open()
+        await self.records.open()
+        await self.sessions.load()
+        self._pump.start()
+        self._ticker = asyncio.get_running_loop().create_task(self._tick_forever())
+        self.events.emit("started")
+
+    async def stop(self) -> None:
+        """Close every client, finish what is queued, and stop; a second call does nothing."""
+        if self._started_at is None:
+            return
+        self._started_at = None
+        self._draining = True
+        for client in self.clients:
+            close_with(client, CloseCode.GOING_AWAY, "the gateway stops")
+            self.on_disconnect(client, CloseCode.GOING_AWAY)
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.wait([self._ticker])
+        self.handlers.cancel()
+        await self.handlers.drain()
+        await self._pump.stop()
+        await self.records.close()
+        await self.history.close()
+        self._draining = False
+        self.events.emit("stopped")
+
+    async def __aenter__(self) -> Any:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether new clients are welcome."""
+        return self._started_at is not None and not self._draining
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start; 0 before."""
+        return time.monotonic() - self._started_at if self._started_at is not None else 0.0
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                await self.tick()
+            except Exception as error:
+                log.exception("the sweep failed")
+                self.events.emit("error", error)
+
+    async def tick(self) -> None:
+        """Do once a second what depends on time: deadlines, grace, heads, silent runs."""
+        now = now_ms()
+        deadline = now - round(self.config.auth.timeout * 1000)
+        for client in self.clients:
+            if client.phase is not Phase.READY and client.connected_at < deadline:
+                close_with(client, CloseCode.NOT_SIGNED_IN, "not signed in in time")
+            elif client.expires_at is not None and client.expires_at <= now:
+                close_with(client, CloseCode.REVOKED, "the credential has expired")
+        self.runs.tick(time.monotonic())
+        await self.sessions.tick()
+
+    # Telling
+
+    def get_bind_address(self) -> str:
+        """Return the address that the configuration binds."""
+        return bind_address(self.config)
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return what goes on: clients, sessions, agents, requests, deliveries, refusals."""
+        return {
+            "uptime": self.uptime,
+            "clients": len(self.clients),
+            "authenticated": len(self.clients.ready()),
+            "sessions": len(self.sessions.get_all_sessions()),
+            "agents": self.agents.get_stats(),
+            "open_requests": len(self.router),
+            "requests": dict(self.router.ends),
+            "stray_responses": self.router.strays,
+            "deliveries": self._pump.deliveries,
+            "refused": self.handlers.errors,
+            "auth_failures": self.door.failures,
+            "state_version": self.clients.state_version,
+        }
+
+    def client_limits(self) -> dict[str, int]:
+        """Return the limits that clients are told."""
+        limits = self.config.limits
+        return {
+            "maxMessageSize": limits.max_message_size,
+            "maxFrameFromGateway": MAX_FRAME_FROM_GATEWAY,
+            "maxDepth": limits.max_depth,
+            "publishRate": round(limits.publish_rate),
+            "publishBurst": limits.publish_burst,
+            "sessionsPerConnection": limits.sessions_per_connection,
+            "requestsPerConnection": limits.requests_per_connection,
+        }
+
+    def _hello(self, client: Client) -> HelloOk:
+        ready = client.authenticated
+        config = self.config
+        heartbeat = (
+            config.heartbeat_interval if isinstance(config, WebSocketTransportConfig) else 25.0
+        )
+        return HelloOk(
+            paired=False,
+            challenge_nonce=client.nonce,
+            uptime=round(self.uptime * 1000),
+            state_version=self.clients.state_version,
+            presence=self.presence.snapshot(client) if ready else [],
+            health=Health(status=self._status(), checked_at=now_ms()),
+            auth_required=not ready,
+            protocol_version=PROTOCOL_VERSION,
+            server_version=package_version(),
+            client_id=client.id,
+            features=["sessions", "history", "resume", "runs", "agents", "requests", "presence"],
+            limits=self.client_limits(),
+            heartbeat_interval_ms=round(heartbeat * 1000),
+        )
+
+    def _status(self) -> Any:
+        return "draining" if self._draining else "ok"
+
+    def _agent_changed(self, agent: Any) -> None:
+        if agent.client is not None:
+            self.sessions.agents_changed(agent.client)
+
+    # The smallest handlers
+
+    def _on_ping(self, client: Client, message: GatewayMessage) -> None:
+        pong = (
+            f'{{"type":"pong","id":"{new_id()}","payload":'
+            f'{{"clientId":"{client.id}"}},"timestamp":{now_ms()},"replyTo":"{message.id}"}}'
+        )
+        client.transport.write(pong.encode())
+
+    def _on_health(self, client: Client, message: GatewayMessage) -> HealthReport:
+        return HealthReport(
+            status=self._status(), checked_at=now_ms(), uptime=round(self.uptime * 1000)
+        )
+
+    async def _on_sync_state(self, client: Client, message: GatewayMessage) -> StateSnapshot:
+        return StateSnapshot(
+            state_version=self.clients.state_version,
+            sessions=await self._session_handlers.visible_entries(client),
+            agents=self.agents.entries(),
+            presence=self.presence.snapshot(client),
+        )

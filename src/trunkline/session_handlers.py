@@ -1,0 +1,370 @@
+"""The handlers of ``session_*``: what clients may ask of sessions (protocol.md section 4)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from trunkline.agents import AgentRegistry, RegisteredAgent
+from trunkline.clients import Client
+from trunkline.config import GatewayConfig
+from trunkline.errors import ErrorCode, GatewayError
+from trunkline.handlers import Handlers
+from trunkline.history import Stored
+from trunkline.messages import GatewayMessage, create_message, encode
+from trunkline.payloads import (
+    HistoryPage,
+    Patch,
+    SessionClose,
+    SessionCreate,
+    SessionEntry,
+    SessionHistory,
+    SessionInfo,
+    SessionInvite,
+    SessionJoin,
+    SessionLeave,
+    SessionList,
+    SessionListing,
+    SessionPatch,
+    SessionPayload,
+    SessionRemove,
+)
+from trunkline.posts import StatusChange
+from trunkline.rights import ADMIN_PATCH_KEYS
+from trunkline.sessions import (
+    Session,
+    SessionManager,
+    SessionRecord,
+    named_session,
+    need_session,
+    not_found,
+)
+
+PAGE_BYTES = 512 * 1024
+"""Where a page of ``session_history`` ends."""
+
+MAX_METADATA = 64 * 1024
+"""Bytes of JSON that a session's metadata may take."""
+
+
+class SessionHandlers:
+    """What clients may ask of sessions."""
+
+    def __init__(
+        self, sessions: SessionManager, agents: AgentRegistry, config: GatewayConfig
+    ) -> None:
+        self._sessions = sessions
+        self._agents = agents
+        self._config = config
+
+    def install(self, handlers: Handlers) -> None:
+        """Add the handlers."""
+        handlers.add("session_create", self._on_create, SessionCreate)
+        handlers.add("session_join", self._on_join, SessionJoin)
+        handlers.add("session_leave", self._on_leave, SessionLeave)
+        handlers.add("session_patch", self._on_patch, SessionPatch)
+        handlers.add("session_invite", self._on_invite, SessionInvite)
+        handlers.add("session_remove", self._on_remove, SessionRemove)
+        handlers.add("session_close", self._on_close, SessionClose)
+        handlers.add("session_list", self._on_list, SessionList)
+        handlers.add("session_history", self._on_history, SessionHistory)
+
+    # Coming and going
+
+    async def _on_create(
+        self, client: Client, message: GatewayMessage, payload: SessionCreate
+    ) -> None:
+        session_id = named_session(message, payload)
+        if session_id is not None and self._sessions.get_record(session_id) is not None:
+            if not payload.join_if_exists:
+                raise GatewayError(ErrorCode.SESSION_EXISTS, "the session id is in use")
+            await self._join(client, message, session_id, SessionJoin())
+            return
+        self._check_quota(client)
+        _check_size(payload.metadata)
+        agents = self._find_agents(payload)
+        session = await self._sessions.create_session(
+            session_id,
+            owner=client.user_id,
+            name=payload.name,
+            visibility=payload.visibility,
+            metadata=payload.metadata,
+        )
+        self._sessions.joined(session, client, message, "created")
+        for agent in agents:
+            await self._assign(session, agent)
+
+    def _check_quota(self, client: Client) -> None:
+        limits = self._config.limits
+        if len(client.sessions) >= limits.sessions_per_connection:
+            raise GatewayError(ErrorCode.SESSION_LIMIT, "this connection is in too many sessions")
+        limited = client.identity is not None and client.identity.own_quota
+        if limited and self._sessions.owned_by(client.user_id) >= limits.sessions_per_user:
+            raise GatewayError(ErrorCode.SESSION_LIMIT, "this user owns too many sessions")
+
+    def _find_agents(self, payload: SessionCreate) -> list[RegisteredAgent]:
+        """Return the agent to assign, if the client asked for one."""
+        if payload.agent_id is not None:
+            agent = self._agents.get_agent(payload.agent_id)
+            found = [agent] if agent is not None and agent.online else []
+        elif payload.capability is not None or payload.agent_type is not None:
+            found = [
+                agent
+                for agent in self._agents.get_online_agents()
+                if payload.capability in (None, *agent.names)
+                and payload.agent_type in (None, agent.type)
+            ]
+        else:
+            return []
+        if not found:
+            raise GatewayError(ErrorCode.AGENT_NOT_FOUND, "no online agent fits")
+        return [min(found, key=lambda agent: agent.active)]
+
+    async def _assign(self, session: Session, agent: RegisteredAgent) -> None:
+        session.record.assigned.append(agent.id)
+        await self._sessions.save(session.record)
+        client = agent.client
+        if client is None or client in session.members:
+            return
+
+        def enter() -> None:
+            self._sessions.add_client(session.id, client, assigned=True)
+            info = session.info("assigned", agent_id=agent.id)
+            client.send(create_message("session_info", info, session.id))
+
+        session.feed.call(enter)
+
+    def _on_join(self, client: Client, message: GatewayMessage, payload: SessionJoin) -> Any:
+        session_id = need_session(message, payload)
+        session = self._sessions.get_session(session_id)
+        self._sessions.visible(client, session_id)
+        if session is None or payload.since is not None or payload.tail:
+            return self._join(client, message, session_id, payload)
+        self._sessions.joined(session, client, message, "joined")
+        return None
+
+    async def _join(
+        self, client: Client, message: GatewayMessage, session_id: str, payload: SessionJoin
+    ) -> None:
+        self._sessions.visible(client, session_id)
+        session = await self._sessions.revive(session_id)
+        if session is None:
+            raise not_found()
+        if payload.since is not None or payload.tail:
+            bounds = await self._sessions.history.bounds(session_id)
+            session.feed.trimmed(bounds.first)
+        self._sessions.joined(session, client, message, "joined", payload.since, payload.tail)
+
+    def _on_leave(self, client: Client, message: GatewayMessage, payload: SessionLeave) -> None:
+        session = self._sessions.member(client, message, payload)
+        self._sessions.left(session, client, message)
+
+    # Settings
+
+    async def _administered(
+        self, client: Client, message: GatewayMessage, payload: SessionPayload
+    ) -> Session:
+        """Return the session that a message names, which its sender may administer."""
+        session_id = need_session(message, payload)
+        record = self._sessions.visible(client, session_id)
+        if client.role != "control" and record.owner != client.user_id:
+            raise GatewayError(ErrorCode.FORBIDDEN, "only the session's owner may do this")
+        session = await self._sessions.revive(session_id)
+        if session is None:
+            raise not_found()
+        return session
+
+    async def _on_patch(
+        self, client: Client, message: GatewayMessage, payload: SessionPatch
+    ) -> None:
+        session = await self._administered(client, message, payload)
+        guarded = [k for k in ADMIN_PATCH_KEYS if getattr(payload.patch, k) is not UNSET]
+        if guarded and not (
+            client.role in ("control", "webchat") and client.has_scope("session:admin")
+        ):
+            raise GatewayError(ErrorCode.FORBIDDEN, "this needs the scope session:admin")
+        record = patched(session.record, payload.patch)
+        _check_size(record.metadata)
+        await self._sessions.save(record)
+        self._changed(session, client, message, "patched")
+        for callback in self._sessions.patched:
+            callback(session)
+
+    def _changed(
+        self,
+        session: Session,
+        client: Client,
+        message: GatewayMessage,
+        status: Any,
+        user_id: str | None = None,
+    ) -> None:
+        record = session.record
+        info = SessionInfo(
+            session_id=session.id,
+            status=status,
+            name=record.name,
+            metadata=record.metadata,
+            visibility=record.visibility,  # type: ignore[arg-type]
+            user_id=user_id,
+        )
+        session.feed.submit(StatusChange(client, message, Raw(encode(info))))
+        self._sessions.clients.changed()
+
+    async def _on_invite(
+        self, client: Client, message: GatewayMessage, payload: SessionInvite
+    ) -> None:
+        session = await self._administered(client, message, payload)
+        if payload.user_id not in session.record.invited:
+            record = copy.deepcopy(session.record)
+            record.invited.append(payload.user_id)
+            await self._sessions.save(record)
+        self._changed(session, client, message, "invited", payload.user_id)
+
+    async def _on_remove(
+        self, client: Client, message: GatewayMessage, payload: SessionRemove
+    ) -> None:
+        session = await self._administered(client, message, payload)
+        if payload.user_id in session.record.invited:
+            record = copy.deepcopy(session.record)
+            record.invited.remove(payload.user_id)
+            await self._sessions.save(record)
+        self._changed(session, client, message, "removed", payload.user_id)
+
+        def send_out() -> None:
+            for member in list(session.members):
+                if member.user_id == payload.user_id:
+                    self._sessions.remove_client(session.id, member)
+
+        session.feed.call(send_out)
+
+    async def _on_close(
+        self, client: Client, message: GatewayMessage, payload: SessionClose
+    ) -> None:
+        session = await self._administered(client, message, payload)
+        self._changed(session, client, message, "closed")
+        await self._sessions.behind(session)
+        await self._sessions.close_session(session.id, delete=payload.delete)
+
+    # Reading
+
+    async def _on_list(
+        self, client: Client, message: GatewayMessage, payload: SessionList
+    ) -> SessionListing:
+        found = [
+            record
+            for record in self._sessions.all_records()
+            if (payload.after is None or record.session_id > payload.after)
+            and self._listed(record, client)
+        ]
+        page = found[: payload.limit]
+        entries = [await self.entry(record) for record in page]
+        return SessionListing(sessions=entries, more=len(found) > len(page))
+
+    def _listed(self, record: SessionRecord, client: Client) -> bool:
+        return (
+            client.role == "control"
+            or record.session_id in client.sessions
+            or record.owner == client.user_id
+            or client.user_id in record.invited
+        )
+
+    async def entry(self, record: SessionRecord) -> SessionEntry:
+        """Return a session as lists show it."""
+        session = self._sessions.get_session(record.session_id)
+        if session is not None:
+            head, members = session.feed.head, len(session.members)
+        else:
+            head, members = (await self._sessions.history.bounds(record.session_id)).head, 0
+        return SessionEntry(
+            session_id=record.session_id,
+            name=record.name,
+            member_count=members,
+            head=head,
+            created_at=record.created_at,
+        )
+
+    async def visible_entries(self, client: Client, limit: int = 300) -> list[SessionEntry]:
+        """Return the sessions that a client may see, at most `limit`."""
+        found = [r for r in self._sessions.all_records() if self._listed(r, client)]
+        return [await self.entry(record) for record in found[:limit]]
+
+    async def _on_history(
+        self, client: Client, message: GatewayMessage, payload: SessionHistory
+    ) -> HistoryPage:
+        session_id = need_session(message, payload)
+        self._sessions.visible(client, session_id)
+        if client.role != "control" and session_id not in client.sessions:
+            raise self._sessions.no_member(client, session_id)
+        bounds = await self._sessions.history.bounds(session_id)
+        if payload.after is not None:
+            page = await self._forward(session_id, payload.after, payload.limit)
+            more = bool(page) and page[-1].seq < bounds.head
+        else:
+            before = min(payload.before or bounds.head + 1, bounds.head + 1)
+            page = await self._backward(session_id, bounds.first, before, payload.limit)
+            more = bool(page) and page[0].seq > bounds.first
+        return HistoryPage(
+            messages=[Raw(stored.body) for stored in page],
+            first=bounds.first,
+            head=bounds.head,
+            epoch=bounds.epoch,
+            more=more,
+        )
+
+    async def _forward(self, session_id: str, after: int, limit: int) -> Sequence[Stored]:
+        return await self._sessions.history.read(session_id, after, limit, PAGE_BYTES)
+
+    async def _backward(
+        self, session_id: str, first: int, before: int, limit: int
+    ) -> Sequence[Stored]:
+        """Read the messages below `before`, newest kept if they are too many bytes."""
+        page: list[Stored] = []
+        size = 0
+        while before > first and len(page) < limit:
+            step = min(limit - len(page), 25)
+            after = max(before - 1 - step, first - 1)
+            part = await self._sessions.history.read(
+                session_id, after, before - 1 - after, PAGE_BYTES * 8
+            )
+            for stored in reversed(part):
+                size += len(stored.body)
+                if page and size > PAGE_BYTES:
+                    return page[::-1]
+                page.append(stored)
+            before = after + 1
+        return page[::-1]
+
+
+def patched(record: SessionRecord, patch: Patch) -> SessionRecord:
+    """Return a record with a patch applied; the old one stays as it is."""
+    new = copy.deepcopy(record)
+    for field in msgspec.structs.fields(patch):
+        value = getattr(patch, field.name)
+        if value is UNSET or field.name == "metadata":
+            continue
+        if field.name in ("name", "visibility"):
+            setattr(new, field.name, value)
+        elif value is None:
+            new.metadata.pop(field.encode_name, None)
+        else:
+            new.metadata[field.encode_name] = value
+    if patch.metadata is not UNSET:
+        for key, value in patch.metadata.items():
+            if value is None:
+                new.metadata.pop(key, None)
+            else:
+                new.metadata[key] = value
+    return new
+
+
+def _check_size(metadata: dict[str, Any] | None) -> None:
+    if metadata and len(encode(metadata)) > MAX_METADATA:
+        raise GatewayError(
+            ErrorCode.INVALID_PAYLOAD,
+            "the metadata is too large",
+            details={"path": "$.metadata", "limit": MAX_METADATA},
+        )

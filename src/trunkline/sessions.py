@@ -1,0 +1,595 @@
+"""
+Sessions: who owns them, who is in them, and their log.
+
+A `Session` has a record (owner, name, visibility, invitations, metadata) that
+stays as long as its log, and while anyone is in it a `Feed`. What a client may
+not join does not exist for it: both are ``SESSION_NOT_FOUND``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from trunkline.clients import Client, Clients, Phase
+from trunkline.config import GatewayConfig
+from trunkline.errors import ErrorCode, GatewayError
+from trunkline.events import Events
+from trunkline.fanout import Feed, Pump
+from trunkline.history import History
+from trunkline.ids import now_ms, random_id, valid_id
+from trunkline.messages import GatewayMessage, create_message, encode, error_message
+from trunkline.payloads import Cursor, Head, RunState, SessionInfo, SessionPayload
+from trunkline.records import Conflict, Records
+from trunkline.replay import Replay
+
+MEMBERS_SHOWN = 100
+"""Members that ``session_info`` lists; above it only their number is told."""
+
+KIND = "session"
+
+
+class SessionRecord(msgspec.Struct, kw_only=True):
+    """What is kept of a session while nobody is in it."""
+
+    session_id: str
+    owner: str
+    name: str | None = None
+    visibility: str = "shared"
+    invited: list[str] = []
+    metadata: dict[str, Any] = {}
+    assigned: list[str] = []
+    """Agents that belong to the session whoever is in it."""
+    created_at: int = 0
+
+
+class Run:
+    """An open run: an agent's answer in the making; see `trunkline.runs`."""
+
+    __slots__ = (
+        "agent_id",
+        "asker",
+        "chat_id",
+        "closing",
+        "depth",
+        "index",
+        "last_output",
+        "parts",
+        "received",
+        "run_id",
+        "sender",
+        "size",
+    )
+
+    def __init__(self, run_id: str, agent_id: str, chat_id: str | None, asker: str, depth: int):
+        self.run_id = run_id
+        self.agent_id = agent_id
+        self.chat_id = chat_id
+        self.asker = asker
+        self.depth = depth
+        self.received = -1
+        self.index = -1
+        self.parts: list[str] = []
+        self.size = 0
+        self.sender = Raw(b"null")
+        self.last_output = 0.0
+        self.closing = False
+
+    @property
+    def seen(self) -> str:
+        """The text that the members have got: chunks up to `index`."""
+        return "".join(self.parts[: self.index + 1])
+
+    @property
+    def text(self) -> str:
+        """The text that the agent has sent; the rest of it is queued."""
+        return "".join(self.parts)
+
+
+class Session:
+    """A live session."""
+
+    __slots__ = (
+        "agent_clients",
+        "empty_since",
+        "ended",
+        "feed",
+        "members",
+        "record",
+        "replays",
+        "runs",
+    )
+
+    def __init__(self, record: SessionRecord, feed: Feed, now: float) -> None:
+        self.record = record
+        self.feed = feed
+        self.members: dict[Client, None] = {}
+        self.replays: dict[Client, Replay] = {}
+        self.agent_clients: dict[Client, None] = {}
+        self.runs: dict[str, Run] = {}
+        self.ended: dict[tuple[str, str], None] = {}
+        self.empty_since = now
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self.record.session_id
+
+    def joinable(self, client: Client) -> bool:
+        """Whether a client may join, and so know of the session at all."""
+        return may_join(self.record, client)
+
+    def info(self, status: str, **more: Any) -> SessionInfo:
+        """Describe the session to a member."""
+        record, feed = self.record, self.feed
+        members: Any = [m.sender for m, _ in zip(self.members, range(MEMBERS_SHOWN), strict=False)]
+        fields: dict[str, Any] = {
+            "name": record.name,
+            "metadata": record.metadata,
+            "visibility": record.visibility,
+            "epoch": feed.epoch,
+            "head": feed.head,
+            "next": feed.head + 1,
+            "members": members,
+            "member_count": len(self.members),
+            "runs": [
+                RunState(run_id=r.run_id, agent_id=r.agent_id, index=r.index)
+                for r in self.runs.values()
+            ],
+            "approvals": [],
+        }
+        return SessionInfo(session_id=self.id, status=status, **{**fields, **more})  # type: ignore[arg-type]
+
+
+def may_join(record: SessionRecord, client: Client) -> bool:
+    """Whether a client may join a session with this record."""
+    return (
+        record.visibility == "shared"
+        or client.role == "control"
+        or record.owner == client.user_id
+        or client.user_id in record.invited
+    )
+
+
+def not_found() -> GatewayError:
+    """Make the one error for what is not there and for what one may not know of."""
+    return GatewayError(ErrorCode.SESSION_NOT_FOUND, "no such session")
+
+
+def named_session(message: GatewayMessage, payload: SessionPayload | None) -> str | None:
+    """
+    Return the session that a message names, in the envelope or the payload.
+
+    Raises:
+        GatewayError: ``INVALID_MESSAGE``: it names two different ones.
+    """
+    names = {message.session_id} if message.session_id is not None else set()
+    if payload is not None:
+        names |= {n for n in (payload.session_id, payload.session_key) if n is not None}
+    if len(names) > 1:
+        raise GatewayError(ErrorCode.INVALID_MESSAGE, "the message names two different sessions")
+    return names.pop() if names else None
+
+
+def need_session(message: GatewayMessage, payload: SessionPayload | None) -> str:
+    """Return the session that a message names; ``INVALID_MESSAGE`` if it names none."""
+    session_id = named_session(message, payload)
+    if session_id is None:
+        raise GatewayError(ErrorCode.INVALID_MESSAGE, "the message names no session")
+    return session_id
+
+
+class SessionManager:
+    """
+    The sessions of a gateway: create, find, join, leave, forget.
+
+    The handlers of ``session_*`` stand in `trunkline.session_handlers`; this
+    class may be used from Python too.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        clients: Clients,
+        events: Events,
+        history: History,
+        records: Records,
+        pump: Pump,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self.clients = clients
+        self.events = events
+        self.history = history
+        self._records = records
+        self._pump = pump
+        self._clock = clock
+        self._live: dict[str, Session] = {}
+        self._kept: dict[str, tuple[SessionRecord, int]] = {}
+        self.went_live: list[Callable[[Session, Client], None]] = []
+        """Called in the step in which a member begins to get live frames."""
+        self.patched: list[Callable[[Session], None]] = []
+        """Called after a session's settings have changed."""
+
+    async def load(self) -> None:
+        """Read the records of all sessions; called once, at start."""
+        for record in await self._records.scan(KIND):
+            kept = msgspec.json.decode(record.value, type=SessionRecord)
+            self._kept[record.key] = (kept, record.version)
+
+    # Create and find
+
+    async def create_session(
+        self,
+        session_id: str | None = None,
+        *,
+        owner: str = "gateway",
+        name: str | None = None,
+        visibility: str = "shared",
+        metadata: dict[str, Any] | None = None,
+    ) -> Session:
+        """
+        Create a session.
+
+        Args:
+            session_id: Its id; absent: 128 random bits.
+            owner: The user that it belongs to.
+
+        Raises:
+            GatewayError: ``SESSION_EXISTS``.
+            ValueError: The id has not the grammar of an id.
+        """
+        session_id = session_id or random_id("s_")
+        if not valid_id(session_id):
+            raise ValueError(f"{session_id!r} cannot be a session id")
+        if session_id in self._kept:
+            raise GatewayError(ErrorCode.SESSION_EXISTS, "the session id is in use")
+        record = SessionRecord(
+            session_id=session_id,
+            owner=owner,
+            name=name,
+            visibility=visibility,
+            metadata=dict(metadata or {}),
+            created_at=now_ms(),
+        )
+        self._kept[session_id] = (record, 0)
+        try:
+            await self.save(record)
+        except Conflict:
+            raise GatewayError(ErrorCode.SESSION_EXISTS, "the session id is in use") from None
+        except BaseException:
+            self._kept.pop(session_id, None)
+            raise
+        session = await self._open(record)
+        self.clients.changed()
+        self.events.emit("session:create", session)
+        return session
+
+    def get_session(self, session_id: str) -> Session | None:
+        """Return a live session."""
+        return self._live.get(session_id)
+
+    def get_record(self, session_id: str) -> SessionRecord | None:
+        """Return a session's record, live or not."""
+        kept = self._kept.get(session_id)
+        return kept[0] if kept else None
+
+    async def revive(self, session_id: str) -> Session | None:
+        """Return a session, brought back to life if nobody is in it; None if there is none."""
+        session = self._live.get(session_id)
+        if session is not None:
+            return session
+        record = self.get_record(session_id)
+        return await self._open(record) if record is not None else None
+
+    async def _open(self, record: SessionRecord) -> Session:
+        session_id = record.session_id
+        bounds = await self.history.bounds(session_id)
+        known = await self.history.ids(session_id) if bounds.head else ()
+        session = self._live.get(session_id)  # somebody else may have been faster
+        if session is None:
+            feed = Feed(session_id, self._pump, bounds, known)
+            feed.quiet_since = self._clock()
+            session = self._live[session_id] = Session(record, feed, self._clock())
+        return session
+
+    async def save(self, record: SessionRecord) -> None:
+        """Write a record that was changed; raises `Conflict` if somebody else wrote it."""
+        _, version = self._kept[record.session_id]
+        version = await self._records.put(KIND, record.session_id, encode(record), version)
+        self._kept[record.session_id] = (record, version)
+        live = self._live.get(record.session_id)
+        if live is not None:
+            live.record = record
+
+    def get_all_sessions(self) -> list[Session]:
+        """Return the live sessions."""
+        return list(self._live.values())
+
+    def all_records(self) -> list[SessionRecord]:
+        """Return the records of all sessions, live or not, in the order of their ids."""
+        return [self._kept[key][0] for key in sorted(self._kept)]
+
+    def owned_by(self, user_id: str) -> int:
+        """Return how many sessions a user owns."""
+        return sum(record.owner == user_id for record, _ in self._kept.values())
+
+    # Members
+
+    def add_client(self, session_id: str, client: Client, *, assigned: bool = False) -> None:
+        """
+        Make a connection a member that gets what comes from now on.
+
+        Args:
+            assigned: It is the session's agent, which its limits do not count.
+
+        Raises:
+            GatewayError: ``SESSION_NOT_FOUND``, ``SESSION_FULL`` or ``SESSION_LIMIT``.
+        """
+        session = self._live.get(session_id)
+        if session is None:
+            raise not_found()
+        self.check_room(session, client, assigned=assigned)
+        self._enter(session, client)
+        self.attach(session, client, session.feed.head)
+
+    def check_room(self, session: Session, client: Client, *, assigned: bool = False) -> None:
+        """Raise if a client that is no member could not become one."""
+        if client in session.members:
+            return
+        limits = self._config.limits
+        if len(session.members) >= limits.members_per_session:
+            raise GatewayError(ErrorCode.SESSION_FULL, "the session is full")
+        if not assigned and len(client.sessions) >= limits.sessions_per_connection:
+            raise GatewayError(ErrorCode.SESSION_LIMIT, "this connection is in too many sessions")
+
+    def _enter(self, session: Session, client: Client) -> None:
+        if client in session.members:
+            return
+        session.members[client] = None
+        client.sessions[session.id] = session.feed
+        if client.agents:
+            session.agent_clients[client] = None
+        self.clients.changed()
+        self.events.emit("session:join", session, client)
+
+    def attach(self, session: Session, client: Client, after: int) -> None:
+        """Begin to deliver a session to a member: what follows `after`, then live."""
+        self._stop_delivery(session, client)
+        replay = Replay(
+            session.feed,
+            client,
+            self.history,
+            after,
+            self._config.limits.max_buffered,
+            lambda c: self._live_now(session, c),
+        )
+        session.replays[client] = replay
+        replay.start()
+
+    def _live_now(self, session: Session, client: Client) -> None:
+        session.replays.pop(client, None)
+        if client in session.members:
+            session.feed.members[client] = None
+            for callback in self.went_live:
+                callback(session, client)
+
+    def _stop_delivery(self, session: Session, client: Client) -> None:
+        session.feed.members.pop(client, None)
+        replay = session.replays.pop(client, None)
+        if replay is not None:
+            replay.cancel()
+
+    def remove_client(self, session_id: str, client: Client) -> bool:
+        """Take a member out; False if it was none."""
+        session = self._live.get(session_id)
+        if session is None or client not in session.members:
+            return False
+        self._stop_delivery(session, client)
+        del session.members[client]
+        session.agent_clients.pop(client, None)
+        client.sessions.pop(session_id, None)
+        if not session.members:
+            session.empty_since = self._clock()
+        self.clients.changed()
+        self.events.emit("session:leave", session, client)
+        return True
+
+    def get_clients(self, session_id: str) -> list[str]:
+        """Return the ids of a session's members."""
+        session = self._live.get(session_id)
+        return [client.id for client in session.members] if session else []
+
+    def disconnected(self, client: Client) -> None:
+        """Take a connection that is gone out of its sessions."""
+        for session_id in list(client.sessions):
+            self.remove_client(session_id, client)
+
+    def agents_changed(self, client: Client) -> None:
+        """Note that a connection has begun or ceased to speak for agents."""
+        for session_id in client.sessions:
+            session = self._live.get(session_id)
+            if session is None:
+                continue
+            if client.agents:
+                session.agent_clients[client] = None
+            else:
+                session.agent_clients.pop(client, None)
+
+    # What members may do
+
+    def member(
+        self, client: Client, message: GatewayMessage, payload: SessionPayload | None
+    ) -> Session:
+        """
+        Return the session that a message names, whose member its sender is.
+
+        Raises:
+            GatewayError: ``INVALID_MESSAGE``, ``NOT_A_MEMBER`` or ``SESSION_NOT_FOUND``.
+        """
+        session_id = message.session_id
+        if payload is None or payload.session_id or payload.session_key or session_id is None:
+            session_id = need_session(message, payload)
+        if session_id not in client.sessions:
+            raise self.no_member(client, session_id)
+        return self._live[session_id]
+
+    def no_member(self, client: Client, session_id: str) -> GatewayError:
+        """Make the error for who is not in a session: one may learn of it only if one may join."""
+        record = self.get_record(session_id)
+        if record is not None and may_join(record, client):
+            return GatewayError(ErrorCode.NOT_A_MEMBER, "join the session first")
+        return not_found()
+
+    def visible(self, client: Client, session_id: str) -> SessionRecord:
+        """Return the record of a session that a client may join; ``SESSION_NOT_FOUND``."""
+        record = self.get_record(session_id)
+        if record is None or not may_join(record, client):
+            raise not_found()
+        return record
+
+    def joined(
+        self,
+        session: Session,
+        client: Client,
+        message: GatewayMessage,
+        status: str,
+        since: Cursor | None = None,
+        tail: int | None = None,
+    ) -> None:
+        """Make a client a member at the right place of the queue, and tell it."""
+
+        def run() -> None:
+            try:
+                if self._live.get(session.id) is not session or not session.joinable(client):
+                    raise not_found()
+                self.check_room(session, client)
+            except GatewayError as error:
+                client.send(error_message(error, message.id))
+                return
+            if client.phase is not Phase.CLOSED:
+                self._join(session, client, message, status, since, tail)
+
+        session.feed.call(run, client)
+
+    def _join(
+        self,
+        session: Session,
+        client: Client,
+        message: GatewayMessage,
+        status: str,
+        since: Cursor | None,
+        tail: int | None,
+    ) -> None:
+        again = client in session.members and since is None
+        feed = session.feed
+        recovery, reason, after = _recovery(feed, since, 0 if again else tail)
+        if not again:
+            self._stop_delivery(session, client)
+            self._enter(session, client)
+        info = session.info(status, recovery=recovery, reason=reason, next=after + 1)
+        client.send(create_message("session_info", info, session.id, reply_to=message.id))
+        if not again:
+            self.attach(session, client, after)
+
+    def left(self, session: Session, client: Client, message: GatewayMessage) -> None:
+        """Take a member out at the right place of the queue, and tell it."""
+
+        def run() -> None:
+            self.remove_client(session.id, client)
+            info = SessionInfo(session_id=session.id, status="left")
+            client.send(create_message("session_info", info, session.id, reply_to=message.id))
+
+        session.feed.call(run, client)
+
+    async def behind(self, session: Session) -> None:
+        """Wait until everything that is queued in a session has been delivered."""
+        done = asyncio.Event()
+        session.feed.call(done.set)
+        await done.wait()
+
+    async def close_session(self, session_id: str, *, delete: bool = False) -> None:
+        """Send everybody out; with `delete` forget the record and the log too."""
+        session = self._live.get(session_id)
+        if session is not None:
+            for client in list(session.members):
+                self.remove_client(session_id, client)
+            del self._live[session_id]
+        if delete:
+            await self._forget(session_id)
+        self.clients.changed()
+
+    async def _forget(self, session_id: str) -> None:
+        kept = self._kept.pop(session_id, None)
+        if kept is not None:
+            await self._records.delete(KIND, session_id, kept[1])
+            await self.history.delete(session_id)
+
+    # Time
+
+    async def cleanup(self) -> int:
+        """
+        Forget live sessions that had no members for the grace time.
+
+        Their records and logs stay, unless the history is memory only.
+
+        Returns:
+            How many were forgotten.
+        """
+        now = self._clock()
+        grace = self._config.sessions.grace
+        idle = [
+            session
+            for session in self._live.values()
+            if not session.members and now - session.empty_since >= grace
+        ]
+        for session in idle:
+            await self.close_session(session.id, delete=self.history.durability == "memory")
+        return len(idle)
+
+    async def tick(self) -> None:
+        """Once a second: tell quiet sessions where their log ends, forget what was trimmed."""
+        now = self._clock()
+        for session in self.get_all_sessions():
+            feed = session.feed
+            if feed.members and now - feed.quiet_since >= self._config.sessions.head_interval:
+                feed.relay(encode(self.head_message(session)))
+            if feed.known:
+                bounds = await self.history.bounds(session.id)
+                if bounds.first > feed.first:
+                    feed.trimmed(bounds.first)
+        await self.cleanup()
+
+    def head_message(self, session: Session) -> GatewayMessage:
+        """Say where a session's log ends."""
+        feed = session.feed
+        head = Head(
+            session_id=session.id,
+            epoch=feed.epoch,
+            head=feed.head,
+            member_count=len(session.members),
+        )
+        return create_message("head", head, session.id)
+
+
+def _recovery(feed: Feed, since: Cursor | None, tail: int | None) -> tuple[str, str | None, int]:
+    """Decide how a join continues: recovery, the reason of a reset, and what is known already."""
+    oldest = feed.first - 1
+    reason = None
+    if since is not None:
+        if since.epoch != feed.epoch:
+            reason = "epoch"
+        elif since.seq > feed.head:
+            reason = "ahead"
+        elif since.seq < oldest:
+            reason = "trimmed"
+        else:
+            return "resumed", None, since.seq
+    if tail is None:
+        tail = 0 if since is None else feed.head
+    after = max(oldest, feed.head - tail)
+    return ("fresh" if since is None else "reset"), reason, after
