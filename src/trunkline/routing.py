@@ -26,6 +26,7 @@ from trunkline.payloads import (
     Ack,
     Broadcast,
     BroadcastDelivery,
+    RouteAnswer,
     RouteCancel,
     RouteDelivery,
     RouteRequest,
@@ -157,7 +158,7 @@ class Router:
     # Answering
 
     def _on_response(self, client: Client, message: GatewayMessage, payload: RouteResponse) -> None:
-        request = self._open.get(payload.request_id or "")
+        request = self._open.get(payload.request_id)
         if (
             request is None
             or request.client is not client
@@ -168,12 +169,20 @@ class Router:
         asker = request.asker
         if payload.done:
             self._close(request, "ok" if payload.ok else "failed")
-        payload.agent_id = request.agent.id
+        answer = RouteAnswer(
+            request_id=request.id,
+            ok=payload.ok,
+            result=payload.result,
+            error=payload.error,
+            chunk=payload.chunk,
+            done=payload.done,
+            agent_id=request.agent.id,
+        )
         frame = encode(
             RelayedMessage(
                 type="route_response",
                 id=message.id,
-                payload=Raw(encode(payload)),
+                payload=Raw(encode(answer)),
                 timestamp=now_ms(),
                 reply_to=request.message_id,
                 source=request.agent.id,

@@ -187,14 +187,29 @@ class RouteResponse(Payload, kw_only=True):
     """An agent's answer, or a chunk of it."""
 
     type = "route_response"
-    sent_by = "both"
-    request_id: str | None = None
+    request_id: str
+    """The gateway's id of the request."""
     ok: bool = True
+    """Whether the agent could do it."""
     result: Raw = NULL
     error: RouteError | None = None
     chunk: Raw = NULL
     done: bool = True
-    agent_id: str | None = None
+    """Whether this is the request's end."""
+
+
+class RouteAnswer(Payload, kw_only=True):
+    """An agent's answer, as the asker gets it; the envelope's ``replyTo`` names the request."""
+
+    type = "route_response"
+    sent_by = "gateway"
+    request_id: str
+    ok: bool
+    result: Raw = NULL
+    error: RouteError | None = None
+    chunk: Raw = NULL
+    done: bool
+    agent_id: str
 
 
 class RouteCancel(Payload, kw_only=True):

@@ -320,6 +320,31 @@ _QUICK = 32 * 1024
 """Bytes of a message up to which nothing special is done."""
 
 
+class Outbox:
+    """
+    Joins what connections are told one message at a time, until the loop's next turn.
+
+    A system call costs more than everything else that is done for a message,
+    so replies to pipelined requests leave together.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        self._waiting: list[Connection] = []
+
+    def add(self, connection: Connection) -> None:
+        """Flush a connection before the loop waits again."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(connection)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            connection.flush()
+
+
 class Connection(WSListener):
     """
     One open WebSocket; a `trunkline.transport.Transport` for its receiver.
@@ -328,6 +353,7 @@ class Connection(WSListener):
         receiver: Who hears it.
         options: Limits and deadlines.
         deflate: Whether permessage-deflate was negotiated.
+        outbox: Flushes the connection once a turn; shared by a listener's connections.
         ended: Called when the socket has closed, after everything else.
     """
 
@@ -336,6 +362,8 @@ class Connection(WSListener):
         "_ended",
         "_framer",
         "_max_message",
+        "_outbox",
+        "_queued",
         "_quick",
         "_receiver",
         "_send",
@@ -356,6 +384,7 @@ class Connection(WSListener):
         options: ConnectionOptions,
         *,
         deflate: bool,
+        outbox: Outbox,
         ended: Callable[[Connection], None],
     ) -> None:
         self.options = options
@@ -365,6 +394,8 @@ class Connection(WSListener):
         """The peer's address, as the socket has it."""
         self._receiver = receiver
         self._ended = ended
+        self._outbox = outbox
+        self._queued: list[bytes] = []
         self._framer: Framer = deflating(options.compress_min) if deflate else frame_text
         self._assembly: Assembly | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -400,21 +431,35 @@ class Connection(WSListener):
     def write(self, message: bytes) -> None:
         """Queue one whole message as a text frame."""
         if self._framer is frame_text:
-            self._send(frame(TEXT, message))
+            self._queue(frame(TEXT, message))
         else:
-            self._send(self._framer((message,)))
+            self._queue(self._framer((message,)))
 
     def write_bytes(self, message: bytes) -> None:
         """Queue one whole message as a binary frame, uncompressed."""
-        self._send(frame(BINARY, message))
+        self._queue(frame(BINARY, message))
 
     def write_batch(self, batch: Batch) -> None:
-        """Queue all messages of a batch, in one piece."""
+        """Queue all messages of a batch, in one piece, which goes out at once."""
+        if self._queued:
+            self.flush()
         self._send(batch.framed(self._framer))
 
     def ping(self) -> None:
         """Queue a ping; the pong sets `heard`."""
-        self._send(frame(PING, b""))
+        self._queue(frame(PING, b""))
+
+    def flush(self) -> None:
+        """Give what is queued to the socket."""
+        queued = self._queued
+        if queued:
+            self._queued = []
+            self._send(queued[0] if len(queued) == 1 else b"".join(queued))
+
+    def _queue(self, data: bytes) -> None:
+        if not self._queued:
+            self._outbox.add(self)
+        self._queued.append(data)
 
     def close(self, code: int, reason: str) -> None:
         """Send what is queued, then close; the socket is cut after ``close_timeout``."""
@@ -509,7 +554,7 @@ class Connection(WSListener):
         if self._tokens < 0:
             raise Disconnect(CloseCode.POLICY, "too many control frames")
         if incoming.msg_type is WSMsgType.PING:
-            self._send(frame(PONG, incoming.get_payload_as_bytes()))
+            self._queue(frame(PONG, incoming.get_payload_as_bytes()))
         else:
             self._shrink(incoming)
 
@@ -592,6 +637,7 @@ class Connection(WSListener):
         if self._assembly is not _ENDED:
             self._assembly = _ENDED
             self._send = _drop
+            self._queued = []
             self._receiver.closed(ABNORMAL, "")
         self._wire.release()
         self._ended(self)
@@ -612,6 +658,11 @@ class Connection(WSListener):
         linger(self._transport, self.lost)
 
     def _end(self, code: int, reason: str, last_words: bytes) -> None:
+        if code != CloseCode.TOO_SLOW:
+            self.flush()
+            if self._assembly is _ENDED:  # what was queued was too much for a slow reader
+                return
+        self._queued = []
         self._transport.write(last_words)
         self._send = _drop
         self._assembly = _ENDED

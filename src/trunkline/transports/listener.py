@@ -25,7 +25,7 @@ from uvicorn.server import ServerState
 
 from trunkline.errors import CloseCode, close_reason
 from trunkline.messages import SUBPROTOCOL
-from trunkline.transports.connection import Connection, ConnectionOptions, Receiver, linger
+from trunkline.transports.connection import Connection, ConnectionOptions, Outbox, Receiver, linger
 from trunkline.transports.deflate import negotiate
 from trunkline.transports.heads import (
     MAX_HEAD,
@@ -143,6 +143,7 @@ class Listener:
         self.pending: set[OnePort] = set()
         self.connections: set[Connection] = set()
         self._http = _Http(http_app)
+        self._outbox = Outbox()
         self._idle = asyncio.Event()
 
     @classmethod
@@ -235,7 +236,11 @@ class Listener:
         if self.options.compression:
             extension = negotiate(head.all(b"sec-websocket-extensions"))
         connection = Connection(
-            receiver, self.options, deflate=extension is not None, ended=self._connection_ended
+            receiver,
+            self.options,
+            deflate=extension is not None,
+            outbox=self._outbox,
+            ended=self._connection_ended,
         )
         self.connections.add(connection)
         connection.open(transport, _switching(head, extension), rest)
