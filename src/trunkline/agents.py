@@ -32,6 +32,7 @@ from trunkline.payloads import (
     AgentRegistered,
     AgentUnregister,
     AgentUnregistered,
+    ResumedRun,
     ToolSpec,
 )
 from trunkline.records import Conflict, Records
@@ -152,6 +153,8 @@ class AgentRegistry:
         self._limits = limits
         self._agents: dict[str, RegisteredAgent] = {}
         self._by_capability: dict[str, dict[str, RegisteredAgent]] = {}
+        self.open_runs: Callable[[str], list[ResumedRun]] = lambda agent_id: []
+        """Tells which runs wait for an agent that comes back."""
         self.lost: list[Callable[[RegisteredAgent, Client], None]] = []
         """Called when the connection that spoke for an agent does so no more."""
 
@@ -367,7 +370,7 @@ class AgentRegistry:
             agent_id=agent.id,
             generation=agent.generation,
             lease_ms=round(LEASE * 1000),
-            runs=[],
+            runs=self.open_runs(agent.id),
             requests=[],
         )
 

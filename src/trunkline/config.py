@@ -305,6 +305,8 @@ def check_config(config: GatewayConfig) -> GatewayConfig:
         _check_tailscale(config)
         if (config.tls.cert is None) != (config.tls.key is None):
             raise ConfigError("tls.cert and tls.key belong together: set both or neither")
+    if config.history.durability == "disk" and config.history.store == "memory":
+        raise ConfigError('history.durability = "disk" needs history.store = "sqlite"')
     return config
 
 

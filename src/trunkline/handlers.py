@@ -437,6 +437,8 @@ def _as_message(request: GatewayMessage, reply: Reply) -> GatewayMessage:
     return create_message(request.type, reply, request.session_id, reply_to=request.id)
 
 
-def close_with(client: Client, code: CloseCode, text: str = "") -> None:
+def close_with(
+    client: Client, code: CloseCode, text: str = "", *, after: float | None = None
+) -> None:
     """Close a client with a code and the reason that goes with it."""
-    client.transport.close(code, close_reason(code, text))
+    client.transport.close(code, close_reason(code, text, after=after))

@@ -69,6 +69,8 @@ class Router:
         self._limits = limits
         self._open: dict[str, Request] = {}
         self._round = count()
+        self.closing = False
+        """Whether no more requests are taken, for the gateway is about to stop."""
         self.ends: Counter[str] = Counter()
         """How requests ended: ``ok``, ``failed``, or an error code."""
         self.strays = 0
@@ -90,6 +92,13 @@ class Router:
     def _on_request(self, client: Client, message: GatewayMessage, payload: RouteRequest) -> None:
         if message.id in client.requests:
             raise GatewayError(ErrorCode.ID_CONFLICT, "a request with this id is open")
+        if self.closing:
+            raise GatewayError(
+                ErrorCode.OVERLOADED,
+                "the gateway is stopping",
+                details={"delivered": False},
+                retry_after=5.0,
+            )
         if len(client.requests) >= self._limits.requests_per_connection:
             raise GatewayError(
                 ErrorCode.OVERLOADED,

@@ -9,6 +9,7 @@ the text is always a prefix, never a hole.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 import time
@@ -22,12 +23,14 @@ from trunkline.config import SessionsConfig
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.fanout import Ephemeral, Feed, Out
 from trunkline.handlers import Handlers
+from trunkline.history import History
 from trunkline.ids import now_ms
-from trunkline.messages import GatewayMessage, RelayedMessage, create_message, encode
+from trunkline.messages import GatewayMessage, RelayedMessage, Sender, create_message, encode
 from trunkline.payloads import (
     Chat,
     ChatComplete,
     ChatStream,
+    ResumedRun,
     RunCancel,
     RunPayload,
     RunRef,
@@ -42,6 +45,9 @@ from trunkline.sessions import Run, Session, SessionManager
 MAX_DEPTH = 8
 """How deep agents may make each other answer."""
 
+RECOVERY_DEPTH = 1_000
+"""Messages at the end of a log that are searched for open runs after a restart."""
+
 ENDED_KEPT = 512
 """Ended runs that a session remembers, to tell late frames so."""
 
@@ -51,12 +57,19 @@ _MENTION = re.compile(r"@([A-Za-z0-9._:-]{1,128})", re.ASCII)
 class ChatPost(Post):
     """A chat on its way into the log; stored, it opens the runs of those it addresses."""
 
-    __slots__ = ("_agents", "_chat", "_depth", "_runs", "_session")
+    __slots__ = ("_agents", "_chat", "_depth", "_opener", "_runs", "_session")
 
     def __init__(
-        self, client: Client, message: GatewayMessage, chat: Chat, session: Session, depth: int
+        self,
+        opener: Runs,
+        client: Client,
+        message: GatewayMessage,
+        chat: Chat,
+        session: Session,
+        depth: int,
     ) -> None:
         super().__init__(client, message)
+        self._opener = opener
         self._chat = chat
         self._session = session
         self._depth = depth
@@ -68,6 +81,8 @@ class ChatPost(Post):
         if self._session.agent_clients:
             assert self.client is not None
             self._agents = addressees(self._session, self.client, self._chat, self._depth)
+            if self._agents and self._opener.closing:
+                raise GatewayError(ErrorCode.OVERLOADED, "the gateway is stopping", retry_after=5.0)
         return self._agents
 
     def stored(self, feed: Feed) -> None:
@@ -171,6 +186,9 @@ class Runs:
     def __init__(self, sessions: SessionManager, config: SessionsConfig) -> None:
         self._sessions = sessions
         self._config = config
+        self.closing = False
+        """Whether no more runs are opened, for the gateway is about to stop."""
+        sessions.opened.append(self._rebuild)
         sessions.went_live.append(self._catch_up)
         sessions.patched.append(self._patched)
 
@@ -195,7 +213,7 @@ class Runs:
                 (run.depth for run in session.runs.values() if run.agent_id in client.agents),
                 default=0,
             )
-        session.feed.submit(ChatPost(client, message, payload, session, depth))
+        session.feed.submit(ChatPost(self, client, message, payload, session, depth))
 
     def _on_stream(self, client: Client, message: GatewayMessage, payload: ChatStream) -> None:
         session = self._agent_session(client, message, payload)
@@ -335,8 +353,52 @@ class Runs:
         """Once a second: end the runs that have been silent for too long."""
         for session in self._sessions.get_all_sessions():
             for run in list(session.runs.values()):
-                if now - run.last_output > self._config.run_timeout:
+                if run.recover_by is not None and now > run.recover_by:
+                    self._recovered(session, run, now)
+                elif now - run.last_output > self._config.run_timeout:
                     self.end(session, run, "lost", "the agent fell silent")
+
+    # After a restart
+
+    async def _rebuild(self, session: Session) -> None:
+        """Open the runs again that the end of a session's log has left open."""
+        head = session.feed.head
+        if not head or session.runs:
+            return
+        now = time.monotonic()
+        for run in await open_runs(self._sessions.history, session.id, head):
+            run.last_output = now
+            run.recover_by = now + self._config.run_recovery
+            session.runs.setdefault(run.run_id, run)
+
+    def _recovered(self, session: Session, run: Run, now: float) -> None:
+        """Decide on a run whose agent had its time to come back after a restart."""
+        run.recover_by = None
+        run.last_output = now
+        if not any(run.agent_id in client.agents for client in session.agent_clients):
+            self.end(session, run, "lost", "the agent did not come back")
+
+    async def recover(self) -> None:
+        """Bring the sessions back to life whose logs end with runs still open."""
+        for record in self._sessions.all_records():
+            session_id = record.session_id
+            head = (await self._sessions.history.bounds(session_id)).head
+            if head and await open_runs(self._sessions.history, session_id, head):
+                await self._sessions.revive(session_id)
+            await asyncio.sleep(0)
+
+    def open_of(self, agent_id: str) -> list[ResumedRun]:
+        """Return the open runs of an agent, in all sessions."""
+        return [
+            ResumedRun(run_id=run.run_id, index=run.received)
+            for session in self._sessions.get_all_sessions()
+            for run in session.runs.values()
+            if run.agent_id == agent_id and not run.closing
+        ]
+
+    def count(self) -> int:
+        """Return how many runs are open."""
+        return sum(len(session.runs) for session in self._sessions.get_all_sessions())
 
     # Late joiners and laggards
 
@@ -435,3 +497,41 @@ def _relay(session: Session, message: GatewayMessage, run: Run, payload: Raw) ->
             trace=message.trace,
         )
     )
+
+
+class _LoggedPayload(msgspec.Struct, rename="camel"):
+    run_id: str | None = None
+
+
+class _Logged(msgspec.Struct, rename="camel"):
+    """What a stored frame tells of runs."""
+
+    type: str
+    id: str
+    seq: int
+    sender: Sender | None = msgspec.field(name="from", default=None)
+    addressed: list[str] = []
+    payload: _LoggedPayload = msgspec.field(default_factory=_LoggedPayload)
+
+
+_decode_logged = msgspec.json.Decoder(_Logged).decode
+
+
+async def open_runs(history: History, session_id: str, head: int) -> list[Run]:
+    """Return the runs that the last messages of a log opened and did not end."""
+    found: dict[str, Run] = {}
+    after = max(0, head - RECOVERY_DEPTH)
+    while after < head:
+        page = await history.read(session_id, after, 300, 1024 * 1024)
+        if not page:
+            break
+        for stored in page:
+            logged = _decode_logged(stored.body)
+            asker = logged.sender.user_id if logged.sender else ""
+            for agent_id in logged.addressed:
+                run_id = f"{logged.seq}.{agent_id}"
+                found[run_id] = Run(run_id, agent_id, logged.id, asker, 0)
+            if logged.type == "chat_complete" and logged.payload.run_id is not None:
+                found.pop(logged.payload.run_id, None)
+        after = page[-1].seq
+    return list(found.values())

@@ -9,6 +9,7 @@ depends on is an argument of the constructor, so two gateways live in one test.
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -43,6 +44,7 @@ from trunkline.messages import (
 )
 from trunkline.payloads import (
     DURABLE_TYPES,
+    GoingAway,
     Health,
     HealthReport,
     HelloOk,
@@ -114,7 +116,7 @@ class GatewayServer:
         self._next_client_id = id_counter("c_")
         self._started_at: float | None = None
         self._draining = False
-        self._ticker: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
         self._compose()
         self.setup_default_handlers()
 
@@ -139,6 +141,7 @@ class GatewayServer:
         self.agents = AgentRegistry(clients, events, self.records, config.limits)
         self.runs = Runs(self.sessions, config.sessions)
         self.agents.lost.append(self.runs.agent_lost)
+        self.agents.open_runs = self.runs.open_of
         self.router = Router(self.agents, self.sessions, clients, config.limits)
         self.presence = PresenceBoard(self.sessions, events)
         self.door = Door(config.auth, self._verify, self._hello, events)
@@ -372,8 +375,52 @@ class GatewayServer:
         await self.records.open()
         await self.sessions.load()
         self._pump.start()
-        self._ticker = asyncio.get_running_loop().create_task(self._tick_forever())
+        loop = asyncio.get_running_loop()
+        self._chores = [
+            loop.create_task(self._tick_forever()),
+            loop.create_task(self.runs.recover()),
+        ]
         self.events.emit("started")
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """
+        Send everybody away in good order; `stop` does the rest.
+
+        No new connections, runs and requests; messages are taken until each
+        connection's close. Clients go first, spread so that they do not all
+        come back at once; those that watch a run, and the agents, when the
+        runs and requests have ended or the time is up.
+
+        Args:
+            timeout: Seconds that it may take; absent: ``drain_timeout``.
+        """
+        if timeout is None:
+            timeout = self.config.drain_timeout
+        deadline = time.monotonic() + timeout
+        self._draining = self.runs.closing = self.router.closing = True
+        await self._send_away([c for c in self.clients if not self._at_work(c)], timeout / 2)
+        # Two features must be done, and neither knows of the other.
+        while (self.runs.count() or len(self.router)) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        for agents in (False, True):
+            rest = [c for c in self.clients if bool(c.agents) is agents]
+            await self._send_away(rest, max(0.0, deadline - time.monotonic()))
+
+    def _at_work(self, client: Client) -> bool:
+        """Whether a client speaks for agents, waits for one, or watches a run."""
+        sessions = map(self.sessions.get_session, client.sessions)
+        watching = any(session.runs for session in sessions if session is not None)
+        return bool(client.agents or client.requests or watching)
+
+    async def _send_away(self, clients: list[Client], seconds: float) -> None:
+        """Send clients away, at most a hundred a second unless that takes too long."""
+        random.shuffle(clients)
+        pause = min(0.01, seconds / max(1, len(clients)))
+        for client in clients:
+            wait = random.randint(500, 5_000)
+            client.send(create_message("going_away", GoingAway(reconnect_in_ms=wait)))
+            close_with(client, CloseCode.GOING_AWAY, "the gateway stops", after=wait / 1000)
+            await asyncio.sleep(pause)
 
     async def stop(self) -> None:
         """Close every client, finish what is queued, and stop; a second call does nothing."""
@@ -384,15 +431,15 @@ class GatewayServer:
         for client in self.clients:
             close_with(client, CloseCode.GOING_AWAY, "the gateway stops")
             self.on_disconnect(client, CloseCode.GOING_AWAY)
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.wait([self._ticker])
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.wait(self._chores)
         self.handlers.cancel()
         await self.handlers.drain()
         await self._pump.stop()
         await self.records.close()
         await self.history.close()
-        self._draining = False
+        self._draining = self.runs.closing = self.router.closing = False
         self.events.emit("stopped")
 
     async def __aenter__(self) -> Any:

@@ -9,7 +9,7 @@ not join does not exist for it: both are ``SESSION_NOT_FOUND``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -60,6 +60,7 @@ class Run:
         "last_output",
         "parts",
         "received",
+        "recover_by",
         "run_id",
         "sender",
         "size",
@@ -77,6 +78,7 @@ class Run:
         self.size = 0
         self.sender = Raw(b"null")
         self.last_output = 0.0
+        self.recover_by: float | None = None
         self.closing = False
 
     @property
@@ -210,6 +212,8 @@ class SessionManager:
         self._clock = clock
         self._live: dict[str, Session] = {}
         self._kept: dict[str, tuple[SessionRecord, int]] = {}
+        self.opened: list[Callable[[Session], Awaitable[None]]] = []
+        """Called when a session comes to life, before anyone is in it."""
         self.went_live: list[Callable[[Session, Client], None]] = []
         """Called in the step in which a member begins to get live frames."""
         self.patched: list[Callable[[Session], None]] = []
@@ -294,7 +298,10 @@ class SessionManager:
         if session is None:
             feed = Feed(session_id, self._pump, bounds, known)
             feed.quiet_since = self._clock()
-            session = self._live[session_id] = Session(record, feed, self._clock())
+            session = Session(record, feed, self._clock())
+            for prepare in self.opened:
+                await prepare(session)
+            session = self._live.setdefault(session_id, session)
         return session
 
     async def save(self, record: SessionRecord) -> None:
