@@ -232,8 +232,8 @@ class _Wire(asyncio.BufferedProtocol):
             self.renew()
 
     def release(self) -> None:
-        """Break the circle of references, so that no collection is needed."""
-        del self._parser
+        """Break the circles of references, so that no collection is needed."""
+        del self._parser, self._connection
 
     def eof_received(self) -> bool:
         self._connection.peer_left()

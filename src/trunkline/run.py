@@ -1,0 +1,290 @@
+"""
+The composition root: one configuration becomes one running gateway.
+
+Everything that the gateway is made of is chosen here, and here only: where the
+logs go, which store keeps the sessions, who shares the port, and how the
+process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import structlog
+from msgspec.structs import replace
+
+from trunkline.config import (
+    DEFAULT_WS_CONFIG,
+    AuthConfig,
+    Secret,
+    WebSocketTransportConfig,
+    bind_address,
+    is_loopback_address,
+)
+from trunkline.errors import ConfigError
+from trunkline.history import History
+from trunkline.history.sqlite import SqliteHistory
+from trunkline.logs import Logs, configure_logs
+from trunkline.records import Records
+from trunkline.records.sqlite import SqliteRecords
+from trunkline.settings import TOKEN_FILE, data_folder, ensure_token
+from trunkline.tailscale import TailscaleShare, prepare_share
+from trunkline.transports.listener import make_ssl_context
+from trunkline.transports.websocket import WebSocketGateway
+
+T = TypeVar("T")
+
+LOG_FILE = "log.db"
+"""The file in the data folder that holds the sessions' logs and the records."""
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds; at Python's own 0.005 the thread that commits waits long for a busy loop."""
+
+AGENT_PATIENCE = 5.0
+"""Seconds that the demo agent has to end by itself."""
+
+log = structlog.get_logger(__name__)
+
+
+def make_stores(config: WebSocketTransportConfig) -> tuple[History | None, Records | None]:
+    """Make the stores that a configuration asks for; None stands for memory."""
+    kept = config.history
+    if kept.store == "memory":
+        return None, None
+    history = SqliteHistory(
+        data_folder({}, config.data_dir) / LOG_FILE,
+        durability=kept.durability,
+        max_messages=kept.max_messages,
+        max_age=kept.max_age,
+        max_bytes=kept.max_bytes,
+    )
+    return history, SqliteRecords(history.database)
+
+
+def make_gateway(config: WebSocketTransportConfig) -> WebSocketGateway:
+    """
+    Make the gateway that a configuration describes, without starting it.
+
+    Raises:
+        ConfigError: The configuration cannot work.
+    """
+    history, records = make_stores(config)
+    tls = config.tls
+    if tls.cert is not None and tls.key is not None:
+        try:
+            make_ssl_context(tls.cert, tls.key)
+        except OSError as error:
+            raise ConfigError(f"tls.cert and tls.key do not work: {error}") from None
+    return WebSocketGateway(config, history=history, records=records)
+
+
+def check(config: WebSocketTransportConfig) -> None:
+    """
+    Refuse what `serve` would refuse, without listening and without writing anything.
+
+    Raises:
+        ConfigError: The configuration cannot work.
+    """
+    auth = config.auth
+    if auth.required and auth.mode == "token" and auth.token is None:
+        made_by_first_run = replace(auth, token=Secret(secrets.token_urlsafe()))
+        config = replace(config, auth=made_by_first_run)
+    make_gateway(config)
+
+
+@asynccontextmanager
+async def running(config: WebSocketTransportConfig) -> AsyncIterator[WebSocketGateway]:
+    """
+    Run a gateway, and the logs of its process, for as long as the context lasts.
+
+    Args:
+        config: A configuration that has its credential, see `settings.ensure_token`.
+
+    Raises:
+        ConfigError: The configuration cannot work on this machine.
+        OSError: The address cannot be listened on.
+        TailscaleError: The gateway could not be shared.
+    """
+    if config.history.durability == "disk":
+        sys.setswitchinterval(SWITCH_INTERVAL)
+    logs = configure_logs(config.log, secrets=[config.auth.token, config.auth.password])
+    _warn(config)
+    async with AsyncExitStack() as stack:
+        flusher = asyncio.create_task(_flush(logs))
+        stack.callback(flusher.cancel)
+        share: TailscaleShare | None = None
+        if config.bind == "tailscale":
+            share = await prepare_share(config.tailscale)
+            config = share.apply(config)
+        gateway = make_gateway(config)
+        stack.push_async_callback(gateway.stop)
+        await gateway.start()
+        if share is not None:
+            stack.push_async_callback(share.stop)
+            await share.start(gateway.port)
+            log.info("shared over tailscale", url=share.url)
+        yield gateway
+
+
+def _warn(config: WebSocketTransportConfig) -> None:
+    address = bind_address(config)
+    if not is_loopback_address(address) and config.tls.cert is None:
+        log.warning(
+            "messages travel unencrypted: set tls.cert and tls.key, or put a proxy with TLS before",
+            address=address,
+        )
+    if not config.auth.required:
+        log.warning("sign-in is off: whoever reaches the gateway is its owner", address=address)
+
+
+async def _flush(logs: Logs) -> None:
+    while True:
+        await asyncio.sleep(1)
+        logs.flush()
+
+
+async def serve(config: WebSocketTransportConfig) -> None:
+    """
+    Run a gateway until SIGTERM or SIGINT; a second one ends the process at once.
+
+    Prints one line to stdout when connections are accepted. A new token is
+    shown on stderr, this once.
+
+    Raises:
+        ConfigError: The configuration cannot work on this machine.
+        OSError: The address cannot be listened on.
+        TailscaleError: The gateway could not be shared.
+    """
+    stop = stop_signal()
+    config, created = ensure_token(config)
+    if created:
+        show_token(config)
+    async with running(config) as gateway:
+        print(f"trunkline {version('trunkline')} listening on {gateway.address}", flush=True)
+        await stop.wait()
+        log.info("stopping")
+
+
+async def demo(config: WebSocketTransportConfig, chat: str) -> None:
+    """
+    Run a gateway and, in a process of its own, the demo agent, until SIGTERM or SIGINT.
+
+    Args:
+        config: The gateway's configuration.
+        chat: The command that a person may try next.
+
+    Raises:
+        ConfigError: The configuration cannot work on this machine.
+        OSError: The address cannot be listened on.
+    """
+    stop = stop_signal()
+    config, _ = ensure_token(config)
+    async with running(config) as gateway, asyncio.TaskGroup() as tasks:
+        arrived = asyncio.Event()
+        gateway.on("agent:registered", lambda *_: _agent_came(arrived))
+        keeper = tasks.create_task(_keep_agent(gateway.address, config.auth))
+        introducing = tasks.create_task(_introduce(config, gateway.address, chat, arrived))
+        await stop.wait()
+        keeper.cancel()
+        introducing.cancel()
+
+
+def _agent_came(arrived: asyncio.Event) -> None:
+    if arrived.is_set():
+        log.warning("the demo agent is back")
+    arrived.set()
+
+
+async def _keep_agent(url: str, auth: AuthConfig) -> None:
+    """Run the demo agent; start it again, later each time, when it ends by itself."""
+    credential = json.dumps({"token": auth.token, "password": auth.password}).encode()
+    pause = 1.0
+    while True:
+        # Its input brings the credential, and ends when this process does, however that
+        # happens; a session of its own keeps Ctrl-C from it, so that it is ended in order.
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "trunkline.demo", url),
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            assert process.stdin is not None
+            process.stdin.write(credential + b"\n")
+            code = await process.wait()
+        finally:
+            await _end(process)
+        log.error("the demo agent ended and will be started again", code=code, after=pause)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 30.0)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(AGENT_PATIENCE):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def _introduce(
+    config: WebSocketTransportConfig, url: str, chat: str, arrived: asyncio.Event
+) -> None:
+    await arrived.wait()
+    if url != f"http://127.0.0.1:{DEFAULT_WS_CONFIG.port}":
+        chat += f" --url {url}"
+    print(
+        f"trunkline {version('trunkline')} listening on {url}\n\n"
+        f"  address  {url}\n"
+        f"  token    {config.auth.token or 'none needed'}\n"
+        f"  agent    demo\n\n"
+        f"Talk to it in another terminal:\n\n    {chat}\n\nCtrl-C ends both.",
+        flush=True,
+    )
+
+
+def show_token(config: WebSocketTransportConfig) -> None:
+    """Tell the owner of a new token, on stderr."""
+    print(
+        f"A token was made for this gateway and is kept in {config.data_dir}/{TOKEN_FILE}:\n\n"
+        f"    {config.auth.token}\n",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def stop_signal() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set; the second signal ends the process."""
+    stop = asyncio.Event()
+
+    def received(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received, number)
+    return stop
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run `main` to its end on the fastest event loop that this platform has."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if sys.platform != "win32":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)

@@ -1,0 +1,366 @@
+"""
+One logical connection to a gateway, over as many sockets as it takes.
+
+`Connection` opens the socket, signs in, reads and writes, and comes back after
+a loss as the close code and the backoff say. What goes over it is its
+listener's business: the listener is called in the order of the frames, and
+again at each new beginning and end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import ssl
+from collections import deque
+from collections.abc import Awaitable
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+import websockets.asyncio.client as ws_client
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from trunkline.errors import ErrorCode
+from trunkline.messages import PROTOCOL_VERSION, SUBPROTOCOL, Role, create_message, encode
+from trunkline.payloads import Auth, AuthSuccess, Connect, GoingAway, HelloOk, SessionInfo, read
+from trunkline.sdk.errors import ConnectionLost, RequestFailed, SignInFailed, refusal
+from trunkline.sdk.messages import Message, decode
+from trunkline.sdk.policy import Backoff, Verdict, after_close, after_refusal, after_sign_in
+
+log = logging.getLogger("trunkline.sdk")
+
+MAX_FRAME = 2 * 1024 * 1024
+"""Bytes; the gateway's own frames are never larger."""
+
+HANDSHAKE_TIMEOUT = 10.0
+"""Seconds for opening a socket, and again for signing in."""
+
+QUIET = 24.0
+"""Seconds without a frame after which the gateway is asked whether it is there."""
+
+PONG_TIMEOUT = 8.0
+"""Seconds that it then has to answer."""
+
+STABLE = 5.0
+"""Seconds after which a connection was good, and the backoff begins anew."""
+
+HIGH_WATER = 256 * 1024
+"""Bytes waiting to be written above which `Connection.drain` waits."""
+
+
+class State(StrEnum):
+    """What a connection is doing."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    RECONNECTING = "reconnecting"
+    CLOSED = "closed"
+
+
+class SignIn(msgspec.Struct, frozen=True, kw_only=True):
+    """Where to connect, and as whom."""
+
+    url: str
+    device_id: str
+    token: str | None = None
+    password: str | None = None
+    device_name: str | None = None
+    role: Role | None = None
+    ssl: ssl.SSLContext | None = None
+
+    def __repr__(self) -> str:
+        return f"SignIn(url={self.url!r}, device_id={self.device_id!r})"
+
+
+class Listener(Protocol):
+    """What a connection tells its owner; nothing here may raise."""
+
+    def on_ready(self) -> None:
+        """Signed in; what is posted now goes first."""
+
+    def on_message(self, message: Message) -> Awaitable[None] | None:
+        """A frame came; the next is not read before what is returned is done."""
+
+    def on_lost(self, error: Exception) -> None:
+        """The socket is gone; another may come."""
+
+    def on_state(self, state: State) -> None:
+        """The state has changed."""
+
+
+class _Opening(ws_client.connect):
+    """An upgrade that goes to the given address or nowhere."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Follow nothing: a redirect must not choose who gets the credential."""
+        return exc
+
+
+class Connection:
+    """
+    A connection that comes back.
+
+    Args:
+        sign_in: Where to connect, and as whom.
+        listener: Who is told.
+        open_timeout: Seconds to keep trying for the first connection;
+            0 tries once, infinity for ever.
+    """
+
+    def __init__(self, sign_in: SignIn, listener: Listener, open_timeout: float) -> None:
+        self._sign_in = sign_in
+        self._listener = listener
+        self._open_timeout = open_timeout
+        self._ws: ws_client.ClientConnection | None = None
+        self._out: deque[bytes] = deque()
+        self._waiting = 0
+        self._wake = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._closing = False
+        self._going_away: float | None = None
+        self.state = State.CONNECTING
+        self.hello: HelloOk | None = None
+        self.user_id = ""
+        """Who one is, as far as the gateway has said."""
+        self.max_message_size = 1024 * 1024
+        """Bytes; a larger message would end the connection."""
+
+    @property
+    def client_id(self) -> str:
+        """The gateway's name for the present socket; empty before the first."""
+        return "" if self.hello is None else self.hello.client_id
+
+    @property
+    def connected(self) -> bool:
+        """Whether frames can be posted."""
+        return self._ws is not None
+
+    # Writing
+
+    def post(self, frame: bytes) -> None:
+        """Queue a frame, behind those before it; without a socket it is dropped."""
+        if self._ws is None:
+            return
+        self._out.append(frame)
+        self._waiting += len(frame)
+        self._wake.set()
+
+    async def drain(self) -> None:
+        """Wait while much is queued; returns at once without a socket."""
+        while self._waiting > HIGH_WATER:
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def flush(self) -> None:
+        """Wait until all is written; returns at once without a socket."""
+        while self._waiting:
+            self._drained.clear()
+            await self._drained.wait()
+
+    async def _write(self, ws: ws_client.ClientConnection) -> None:
+        while True:
+            while self._out:
+                frame = self._out.popleft()
+                await ws.send(frame, text=True)
+                self._waiting -= len(frame)
+                self._drained.set()
+            self._wake.clear()
+            await self._wake.wait()
+
+    # The life of the connection
+
+    async def run(self) -> None:
+        """
+        Stay connected until `close`, or until it makes no sense any more.
+
+        Raises:
+            TrunklineError: Why there will be no connection.
+        """
+        self._listener.on_state(self.state)
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
+        give_up = loop.time() + self._open_timeout
+        ever = False
+        while True:
+            began = loop.time()
+            verdict = await self._live()
+            if self._closing:
+                return
+            ever = ever or self.hello is not None
+            wait = self._wait(verdict, backoff, good=loop.time() - began > STABLE)
+            if not verdict.again or (not ever and loop.time() + wait >= give_up):
+                raise verdict.error
+            log.info("%s; trying again in %.1f s", verdict.error, wait)
+            self._set_state(State.RECONNECTING if ever else State.CONNECTING)
+            await asyncio.sleep(wait)
+
+    def _wait(self, verdict: Verdict, backoff: Backoff, *, good: bool) -> float:
+        if good:
+            backoff.reset()
+        wait = backoff.next()
+        return wait if verdict.after is None else verdict.after
+
+    def _set_state(self, state: State) -> None:
+        if state is not self.state:
+            self.state = state
+            self._listener.on_state(state)
+
+    async def close(self) -> None:
+        """Write what is queued, for at most a second, and close with 1000."""
+        self._closing = True
+        ws = self._ws
+        if ws is None:
+            return
+        try:
+            async with asyncio.timeout(1):
+                await self.flush()
+        except TimeoutError:
+            log.warning("%d bytes were not written", self._waiting)
+        await ws.close()
+
+    async def _live(self) -> Verdict:
+        """Open a socket, use it until it ends, and judge the end."""
+        try:
+            ws = await self._open()
+        except InvalidStatus as error:
+            response = error.response
+            return after_refusal(response.status_code, response.headers.get("Retry-After"))
+        except ssl.SSLCertVerificationError as error:
+            return Verdict(ConnectionLost(f"the gateway's certificate: {error}"), False)
+        except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
+            return Verdict(ConnectionLost(f"no connection: {error or 'timed out'}"), True)
+        try:
+            return await self._use(ws)
+        finally:
+            ws.transport.abort()
+
+    async def _open(self) -> ws_client.ClientConnection:
+        me = self._sign_in
+        headers = {} if me.token is None else {"Authorization": f"Bearer {me.token}"}
+        secure = me.url.startswith("wss:")
+        return await _Opening(
+            me.url,
+            ssl=me.ssl if secure else None,
+            additional_headers=headers,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            # A proxy of the environment may carry TLS; it must not read plain credentials.
+            proxy=True if secure else None,
+            open_timeout=HANDSHAKE_TIMEOUT,
+            # A sign of life even while a slow application holds the reader back;
+            # whether the gateway lives is judged by `_receive`, from what is read.
+            ping_timeout=None,
+            close_timeout=2,
+            max_size=MAX_FRAME,
+        )
+
+    async def _use(self, ws: ws_client.ClientConnection) -> Verdict:
+        self._going_away = None
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                hello = await self._greet(ws)
+            await self._talk(ws, hello)
+        except RequestFailed as error:
+            return after_sign_in(error)
+        except ConnectionLost as error:
+            return Verdict(error, False)
+        except TimeoutError:
+            return Verdict(ConnectionLost("the gateway fell silent"), True)
+        except ConnectionClosed as error:
+            # Our own close frame names what the gateway did wrong, if it sent none.
+            end = error.rcvd or error.sent
+            code = end.code if end else 1006
+            return after_close(code, end.reason if end else "", self._going_away)
+        raise AssertionError("unreachable: the reader ends with an exception")
+
+    async def _greet(self, ws: ws_client.ClientConnection) -> HelloOk:
+        welcome = await _next(ws)
+        if welcome.type == "error":
+            raise refusal(welcome)
+        if welcome.type != "session_info":
+            raise ConnectionLost("the other side is no Trunkline gateway")
+        info = read(welcome, SessionInfo)
+        if info.limits:
+            self.max_message_size = info.limits.get("maxMessageSize", self.max_message_size)
+        if info.auth_required:
+            await ws.send(self._auth(), text=True)
+        await ws.send(self._connect(), text=True)
+        while True:
+            message = await _next(ws)
+            if message.type == "hello_ok":
+                return read(message, HelloOk)
+            if message.type in ("error", "auth_error"):
+                raise refusal(message)
+            if message.type == "auth_success":
+                self.user_id = read(message, AuthSuccess).user_id
+
+    def _auth(self) -> bytes:
+        me = self._sign_in
+        if me.token is None and me.password is None:
+            raise SignInFailed(ErrorCode.AUTH_REQUIRED, "the gateway asks for a credential")
+        return encode(create_message("auth", Auth(token=me.token, password=me.password)))
+
+    def _connect(self) -> bytes:
+        me = self._sign_in
+        hello = Connect(
+            device_id=me.device_id,
+            device_name=me.device_name,
+            role=me.role,
+            protocol_version=PROTOCOL_VERSION,
+        )
+        return encode(create_message("connect", hello))
+
+    async def _talk(self, ws: ws_client.ClientConnection, hello: HelloOk) -> None:
+        self.hello = hello
+        self._ws = ws
+        self._out.clear()
+        self._waiting = 0
+        writer = asyncio.create_task(self._write(ws))
+        try:
+            self._listener.on_ready()
+            self._set_state(State.CONNECTED)
+            await self._read(ws)
+        finally:
+            self._ws = None
+            self._out.clear()
+            self._waiting = 0
+            self._drained.set()
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            self._listener.on_lost(ConnectionLost("the connection was interrupted"))
+
+    async def _read(self, ws: ws_client.ClientConnection) -> None:
+        while True:
+            frame = await self._receive(ws)
+            try:
+                message = decode(frame)
+                if message.type == "going_away":
+                    self._going_away = read(message, GoingAway).reconnect_in_ms / 1000
+                waiting = self._listener.on_message(message)
+            except msgspec.MsgspecError as error:
+                log.warning("a frame of the gateway makes no sense: %s", error)
+                continue
+            if waiting is not None:
+                await waiting
+
+    async def _receive(self, ws: ws_client.ClientConnection) -> bytes:
+        try:
+            async with asyncio.timeout(QUIET):
+                return await ws.recv(decode=False)
+        except TimeoutError:
+            self.post(encode(create_message("ping")))
+        async with asyncio.timeout(PONG_TIMEOUT):
+            return await ws.recv(decode=False)
+
+
+async def _next(ws: ws_client.ClientConnection) -> Message:
+    try:
+        return decode(await ws.recv(decode=False))
+    except msgspec.MsgspecError:
+        raise ConnectionLost("the other side is no Trunkline gateway") from None
+
+
+FOREVER = math.inf
+"""An `open_timeout` that never ends."""
