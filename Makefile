@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+CODE := src tests bench examples tools
 
-.PHONY: run test setup check bench lock clean
+.PHONY: run test setup check docs bench lock clean
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -20,10 +21,18 @@ test: setup
 	$(BIN)/python -m pytest tests
 
 check: setup
-	$(BIN)/ruff format --check src tests bench examples
-	$(BIN)/ruff check src tests bench examples
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+	MYPYPATH=tools $(BIN)/mypy tools examples
 	$(BIN)/lint-imports
+	$(BIN)/python tools/docs.py --check
+
+docs: setup
+	$(BIN)/python tools/docs.py
+
+bench: setup
+	$(BIN)/python bench/run.py
 
 lock: setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml -o requirements/dev.txt

@@ -113,11 +113,13 @@ def serve(
         "insecure": insecure or None,
         "log.format": log_format,
     }
-    from trunkline import run
+    from trunkline import failpoints, run
     from trunkline.settings import load_settings
 
     with exiting("--port 0 takes a free one"):
-        _run(run.serve(load_settings(flags, os.environ, config)))
+        failpoint = failpoints.parse_failpoint(os.environ.get(failpoints.VARIABLE))
+        checked = run.check(load_settings(flags, os.environ, config))
+        _run(run.serve(checked, failpoint))
 
 
 @app.command()
@@ -132,7 +134,8 @@ def demo(
 
     flags = {"port": port, "data_dir": data_dir, "log.level": "warning"}
     with exiting("try `trunkline demo --port 18790`"):
-        _run(run.demo(load_settings(flags, os.environ, config), _chat_command(data_dir)))
+        checked = run.check(load_settings(flags, os.environ, config))
+        _run(run.demo(checked, _chat_command(data_dir)))
 
 
 def _chat_command(data_dir: str | None) -> str:

@@ -130,6 +130,7 @@ class Client(ClientState):
         "inbox_bytes",
         "lagging",
         "nonce",
+        "opened_at",
         "parse_errors",
         "pending",
         "received_bytes",
@@ -140,6 +141,7 @@ class Client(ClientState):
         "transport",
         "turn",
         "wakeup",
+        "warned_of",
     )
 
     def __init__(self, id: str, transport: Transport, peer: Peer) -> None:
@@ -150,6 +152,8 @@ class Client(ClientState):
         self.agents: dict[str, Any] = {}
         self.requests: dict[str, Any] = {}
         self.nonce: str | None = None
+        self.opened_at = 0.0
+        self.warned_of: int | None = None
         self.full_at = 0.0
         self.stream_full_at = 0.0
         self.parse_errors: deque[float] | None = None

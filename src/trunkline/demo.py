@@ -35,6 +35,9 @@ HELP = (
 STEP = 0.05
 """Seconds between two steps of a tool's progress, and about between two words."""
 
+LEAVE = 2.0
+"""Seconds for finishing answers and taking leave of the gateway."""
+
 MAX_EXPRESSION = 200
 """Characters of an expression that `calculate` takes."""
 
@@ -194,7 +197,8 @@ def answer(call: Call, output: Any) -> str:
         case "roll_dice":
             rolled = ", ".join(map(str, output))
             return f"You rolled {rolled}" + (f": {sum(output)} in all." if output[1:] else ".")
-    return f"I count {', '.join(f'{n} {what}' for what, n in output.items())}."
+    counts = (f"{n} {what if n != 1 else what[:-1]}" for what, n in output.items())
+    return f"I count {', '.join(counts)}."
 
 
 def reply(message: str) -> str:
@@ -247,7 +251,11 @@ async def serve(url: str) -> None:
     await asyncio.wait([serving, parent], return_when=asyncio.FIRST_COMPLETED)
     parent.cancel()
     agent.stop()
-    await serving
+    # A gateway that is gone lets nobody take leave.
+    ended, _ = await asyncio.wait([serving], timeout=LEAVE)
+    serving.cancel()
+    for task in ended:
+        task.result()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from trunkline.clients import Client
-from trunkline.errors import ErrorCode, GatewayError
+from trunkline.errors import CloseCode, ErrorCode, GatewayError, close_reason
 from trunkline.history import (
     Append,
     Bounds,
@@ -198,6 +198,19 @@ class Feed:
         """Run a function behind everything queued before it."""
         self._pump.submit(self, Call(client, run))
 
+    async def run(self, step: Callable[[], None], client: Client | None = None) -> None:
+        """Run a function behind everything queued before it, and wait until it has run."""
+        done = asyncio.Event()
+
+        def run() -> None:
+            try:
+                step()
+            finally:
+                done.set()
+
+        self.call(run, client)
+        await done.wait()
+
     def position(self) -> Position:
         """Return where the log ends."""
         return Position(self.epoch, self.head)
@@ -219,11 +232,22 @@ class Pump:
     Moves all feeds' queues: one append per turn, then the writes.
 
     One append is in flight at a time and the next turn collects meanwhile.
+
+    Args:
+        clock: Seconds, from any start.
+        failpoint: Called with ``before-append``, ``after-append`` and
+            ``before-deliver`` when a turn gets there; for tests that kill the process.
     """
 
-    def __init__(self, history: History, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        history: History,
+        clock: Callable[[], float],
+        failpoint: Callable[[str], None] | None = None,
+    ) -> None:
         self.history = history
         self._clock = clock
+        self._failpoint = failpoint
         self._turns: deque[Turn] = deque()
         self._base = 0  # the number of the first turn that has not begun
         self._wake = asyncio.Event()
@@ -287,15 +311,49 @@ class Pump:
                 zip((a.session for a in appends), await self._append(appends), strict=True)
             )
         for p in prepared:
-            await p.read_duplicates(self.history)
+            outcome = outcomes.get(p.feed.session_id)
+            await self._look_up(p, outcome)
+            if self._failpoint is not None:
+                self._failpoint("before-deliver")
             try:
-                self.deliveries += p.deliver(outcomes.get(p.feed.session_id), self._clock())
+                self.deliveries += p.deliver(outcome, self._clock())
             except Exception:
                 log.exception("delivery failed", session=p.feed.session_id)
 
+    async def _look_up(self, part: _Prepared, outcome: Outcome | None) -> None:
+        """Read what the answers of one feed's part need from the store."""
+        try:
+            await part.read_duplicates(self.history)
+            if isinstance(outcome, Fenced):
+                await self._resynchronise(part.feed)
+        except HistoryError:
+            log.exception("history failed", session=part.feed.session_id)
+
+    async def _resynchronise(self, feed: Feed) -> None:
+        """
+        Take over how a log really ends: its store found damage, or another owner wrote.
+
+        Under a new epoch the members' places in it are void, so they are sent
+        to resume.
+        """
+        epoch = feed.epoch
+        bounds = await self.history.bounds(feed.session_id)
+        known = await self.history.ids(feed.session_id)
+        feed.epoch, feed.first, feed.head = bounds
+        feed.known = {k.key: (k.seq, k.digest) for k in known}
+        if feed.epoch != epoch:
+            reason = close_reason(CloseCode.TOO_SLOW, "the log has changed")
+            for member in list(feed.members):
+                member.transport.close(CloseCode.TOO_SLOW, reason)
+
     async def _append(self, appends: Sequence[Append]) -> Sequence[Outcome]:
         try:
-            return await self.history.append(appends)
+            if self._failpoint is None:
+                return await self.history.append(appends)
+            self._failpoint("before-append")
+            outcomes = await self.history.append(appends)
+            self._failpoint("after-append")
+            return outcomes
         except Exception:
             log.exception("history failed")
             return [HistoryError("the store failed")] * len(appends)
@@ -370,7 +428,7 @@ class _Prepared:
             self.feed.known.update(self._news)
             failure = None
         else:
-            failure = _explain(outcome)
+            failure = storage_error(outcome)
         outs: list[Out] = []
         count = 0
         for item in self.items:
@@ -393,8 +451,12 @@ class _Prepared:
             item.failed(self.feed)
             return Out(None, item.client, refused)
         seq = self._duplicates.get(item)
-        if seq is not None and (failure is None or seq <= self.feed.head):
-            body = self._bodies.get(seq, b"")
+        if seq is not None:
+            body = self._bodies.get(seq)
+            if body is None:  # its first copy could not be stored, or not be read
+                return Out(
+                    None, item.client, encode(error_message(storage_error(None), item.request_id))
+                )
             return Out(None, item.client, item.duplicate(self.feed, seq, body))
         if failure is not None:
             item.failed(self.feed)
@@ -411,11 +473,12 @@ def _run_call(item: Call) -> None:
         log.exception("queued call failed")
 
 
-def _explain(outcome: Outcome | None) -> GatewayError:
+def storage_error(outcome: Outcome | None) -> GatewayError:
+    """Turn a store's failure into what a client is told; None stands for an unknown one."""
     if isinstance(outcome, StorageFull):
         return GatewayError(ErrorCode.STORAGE_FULL, "the log is full", retry_after=1.0)
     if isinstance(outcome, Fenced):
-        return GatewayError(ErrorCode.OVERLOADED, "the session has another owner")
+        return GatewayError(ErrorCode.OVERLOADED, "the log has changed", retry_after=0.1)
     return GatewayError(ErrorCode.OVERLOADED, "the log cannot be written", retry_after=1.0)
 
 

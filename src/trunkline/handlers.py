@@ -13,8 +13,8 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
 import msgspec
 import structlog
@@ -29,6 +29,8 @@ from trunkline.errors import (
     close_reason,
 )
 from trunkline.events import Events
+from trunkline.fanout import storage_error
+from trunkline.history import HistoryError
 from trunkline.ids import random_id, valid_id, valid_type
 from trunkline.limits import Rate
 from trunkline.messages import (
@@ -39,7 +41,7 @@ from trunkline.messages import (
     decode_received,
     error_message,
 )
-from trunkline.payloads import Payload
+from trunkline.payloads import MESSAGE_TYPES, Payload
 from trunkline.rights import RIGHTS, custom_roles, roles_for
 
 log = structlog.get_logger(__name__)
@@ -254,13 +256,15 @@ class Handlers:
         return handler
 
     def _before_sign_in(self, client: Client, message: GatewayMessage) -> None:
-        if message.type not in _ANONYMOUS:
-            raise GatewayError(ErrorCode.AUTH_REQUIRED, "sign in first")
         client.received_messages += 1
         if client.received_messages > self._limits.pre_auth_messages:
             raise Disconnect(CloseCode.POLICY, "too many messages before sign-in")
+        if message.type not in _ANONYMOUS:
+            raise GatewayError(ErrorCode.AUTH_REQUIRED, "sign in first")
 
     def _unknown(self, client: Client, message: GatewayMessage) -> None:
+        if message.type in MESSAGE_TYPES and client.role not in roles_for(message.type):
+            raise GatewayError(ErrorCode.FORBIDDEN, f"{client.role} may not send {message.type}")
         if self._events.listened("message"):
             self._events.emit("message", client, message)
         else:
@@ -271,17 +275,17 @@ class Handlers:
     def _answer(
         self, client: Client, message: GatewayMessage, handler: Handler, result: Result
     ) -> None:
-        if isinstance(result, Coroutine):
+        if isinstance(result, Awaitable):
             self._spawn(client, message, handler, result)
         else:
-            client.reply(_as_message(message, cast(Reply, result)))
+            client.reply(_as_message(message, result))
 
     def _spawn(
         self,
         client: Client,
         message: GatewayMessage,
         handler: Handler,
-        work: Coroutine[Any, Any, Reply],
+        work: Awaitable[Reply],
     ) -> None:
         if not handler.concurrent:
             client.busy = True
@@ -294,7 +298,7 @@ class Handlers:
         client: Client,
         message: GatewayMessage,
         handler: Handler,
-        work: Coroutine[Any, Any, Reply],
+        work: Awaitable[Reply],
     ) -> None:
         try:
             reply = await work
@@ -334,7 +338,7 @@ class Handlers:
     def _is_ping(text: str) -> bool:
         try:
             return decode_received(text).type == "ping"
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
             return False
 
     def _inbox_full(self, client: Client) -> bool:
@@ -374,6 +378,8 @@ class Handlers:
             error = payload_error(error)
         elif isinstance(error, (msgspec.DecodeError, RecursionError)):
             error = GatewayError(ErrorCode.INVALID_PAYLOAD, "the payload cannot be read")
+        elif isinstance(error, HistoryError):
+            error = storage_error(error)
         elif not isinstance(error, GatewayError):
             error = self._bug(client, message, error)
         reply_to = message.id if message is not None else _readable_id(text)
@@ -401,7 +407,7 @@ class Handlers:
             # The envelope is wrong, unless the rest is not JSON at all.
             try:
                 msgspec.json.decode(text)
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, RecursionError, UnicodeError):
                 return self._parse_error(client, "not valid JSON")
             return GatewayError(ErrorCode.INVALID_MESSAGE, str(error))
         if isinstance(error, RecursionError):
@@ -423,7 +429,7 @@ def _readable_id(text: str | None) -> str | None:
     """Return the id of a frame that was refused before it became a message."""
     try:
         data = msgspec.json.decode(text or "")
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
         return None
     value = data.get("id") if isinstance(data, dict) else None
     return value if isinstance(value, str) and valid_id(value) else None

@@ -48,6 +48,8 @@ class Post(Publish):
         self.body = b""
         self.sender = client.sender
         self.message = message
+        if not client.agents:
+            message.reply_to = None  # only agents answer; others could pose as an answer
         if payload is not None:
             message.payload = payload
 

@@ -10,18 +10,53 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+import structlog
 
 from trunkline.clients import Client, Phase
 from trunkline.errors import CloseCode, close_reason
 from trunkline.fanout import Feed
 from trunkline.history import History, Stored
+from trunkline.messages import Sender
+from trunkline.payloads import Cursor
 from trunkline.transport import Batch
+
+log = structlog.get_logger(__name__)
 
 PAGE_MESSAGES = 300
 """Messages read in one turn."""
 
 PAGE_BYTES = 256 * 1024
 """Bytes read in one turn, about."""
+
+RECOVERY_DEPTH = 1_000
+"""Messages at the end of a log that are searched for open runs after a restart."""
+
+
+def find_start(feed: Feed, since: Cursor | None, tail: int | None) -> tuple[str, str | None, int]:
+    """
+    Decide how a join continues.
+
+    Returns:
+        The recovery, the reason of a reset, and the last ``seq`` that is not sent.
+    """
+    oldest = feed.first - 1
+    reason = None
+    if since is not None:
+        if since.epoch != feed.epoch:
+            reason = "epoch"
+        elif since.seq > feed.head:
+            reason = "ahead"
+        elif since.seq < oldest:
+            reason = "trimmed"
+        else:
+            return "resumed", None, since.seq
+    if tail is None:
+        tail = 0 if since is None else feed.head
+    after = max(oldest, feed.head - tail)
+    return ("fresh" if since is None else "reset"), reason, after
 
 
 class Replay:
@@ -66,20 +101,30 @@ class Replay:
             self._task.cancel()
 
     async def _run(self) -> None:
-        while self._after < self._feed.head:
+        try:
+            await self._catch_up()
+        except Exception:
+            log.exception("replay failed", session=self._feed.session_id)
+            self._close(CloseCode.INTERNAL, "the log cannot be read")
+
+    async def _catch_up(self) -> None:
+        feed = self._feed
+        while self._after < feed.head:
             await self._drained()
-            page = await self._history.read(
-                self._feed.session_id, self._after, PAGE_MESSAGES, PAGE_BYTES
-            )
+            page = await self._history.read(feed.session_id, self._after, PAGE_MESSAGES, PAGE_BYTES)
             if self._client.phase is Phase.CLOSED:
                 return
             if not page or page[0].seq != self._after + 1:
                 # Retention overtook a slow reader: it must see the reset.
-                code = CloseCode.TOO_SLOW
-                self._client.transport.close(code, close_reason(code, "trimmed"))
+                self._close(CloseCode.TOO_SLOW, "trimmed")
                 return
-            self._write(page)
+            # What is stored but not delivered yet will come live.
+            self._write([stored for stored in page if stored.seq <= feed.head])
+            await asyncio.sleep(0)  # others have their turn, and the transport writes
         self._live(self._client)
+
+    def _close(self, code: CloseCode, text: str) -> None:
+        self._client.transport.close(code, close_reason(code, text))
 
     def _write(self, page: Sequence[Stored]) -> None:
         self._client.transport.write_batch(Batch([stored.body for stored in page]))
@@ -91,3 +136,50 @@ class Replay:
             drained = asyncio.Event()
             client.wakeup.append(drained)
             await drained.wait()
+
+
+class OpenRun(NamedTuple):
+    """A run that a log opened and did not end."""
+
+    run_id: str
+    agent_id: str
+    chat_id: str
+    asker: str
+
+
+class _LoggedPayload(msgspec.Struct, rename="camel"):
+    run_id: str | None = None
+
+
+class _Logged(msgspec.Struct, rename="camel"):
+    """What a stored frame tells of runs."""
+
+    type: str
+    id: str
+    seq: int
+    sender: Sender | None = msgspec.field(name="from", default=None)
+    addressed: list[str] = []
+    payload: _LoggedPayload = msgspec.field(default_factory=_LoggedPayload)
+
+
+_decode_logged = msgspec.json.Decoder(_Logged).decode
+
+
+async def open_runs(history: History, session_id: str, head: int) -> list[OpenRun]:
+    """Return the runs that the last messages of a log opened and did not end."""
+    found: dict[str, OpenRun] = {}
+    after = max(0, head - RECOVERY_DEPTH)
+    while after < head:
+        page = await history.read(session_id, after, 300, 1024 * 1024)
+        if not page:
+            break
+        for stored in page:
+            logged = _decode_logged(stored.body)
+            asker = logged.sender.user_id if logged.sender else ""
+            for agent_id in logged.addressed:
+                run_id = f"{logged.seq}.{agent_id}"
+                found[run_id] = OpenRun(run_id, agent_id, logged.id, asker)
+            if logged.type == "chat_complete" and logged.payload.run_id is not None:
+                found.pop(logged.payload.run_id, None)
+        after = page[-1].seq
+    return list(found.values())

@@ -9,8 +9,10 @@ process ends.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -31,6 +33,7 @@ from trunkline.config import (
     is_loopback_address,
 )
 from trunkline.errors import ConfigError
+from trunkline.failpoints import Failpoint
 from trunkline.history import History
 from trunkline.history.sqlite import SqliteHistory
 from trunkline.logs import Logs, configure_logs
@@ -49,13 +52,24 @@ LOG_FILE = "log.db"
 SWITCH_INTERVAL = 0.0005
 """Seconds; at Python's own 0.005 the thread that commits waits long for a busy loop."""
 
+GC_THRESHOLD = 50_000
+"""
+Objects made and not freed until Python looks for unused cycles; its own 700
+makes a busy gateway, which has few cycles, spend an eighth of its time looking.
+"""
+
+FILES_BESIDE_CONNECTIONS = 128
+"""Open files that a gateway may need besides its connections."""
+
 AGENT_PATIENCE = 5.0
 """Seconds that the demo agent has to end by itself."""
 
 log = structlog.get_logger(__name__)
 
 
-def make_stores(config: WebSocketTransportConfig) -> tuple[History | None, Records | None]:
+def make_stores(
+    config: WebSocketTransportConfig, failpoint: Failpoint | None = None
+) -> tuple[History | None, Records | None]:
     """Make the stores that a configuration asks for; None stands for memory."""
     kept = config.history
     if kept.store == "memory":
@@ -66,58 +80,68 @@ def make_stores(config: WebSocketTransportConfig) -> tuple[History | None, Recor
         max_messages=kept.max_messages,
         max_age=kept.max_age,
         max_bytes=kept.max_bytes,
+        failpoint=failpoint,
     )
     return history, SqliteRecords(history.database)
 
 
-def make_gateway(config: WebSocketTransportConfig) -> WebSocketGateway:
+def make_gateway(
+    config: WebSocketTransportConfig, failpoint: Failpoint | None = None
+) -> WebSocketGateway:
     """
     Make the gateway that a configuration describes, without starting it.
+
+    Args:
+        failpoint: Where a test wants the process to end, if anywhere.
 
     Raises:
         ConfigError: The configuration cannot work.
     """
-    history, records = make_stores(config)
+    history, records = make_stores(config, failpoint)
     tls = config.tls
     if tls.cert is not None and tls.key is not None:
         try:
             make_ssl_context(tls.cert, tls.key)
         except OSError as error:
             raise ConfigError(f"tls.cert and tls.key do not work: {error}") from None
-    return WebSocketGateway(config, history=history, records=records)
+    return WebSocketGateway(config, history=history, records=records, failpoint=failpoint)
 
 
-def check(config: WebSocketTransportConfig) -> None:
+def check(config: WebSocketTransportConfig) -> WebSocketTransportConfig:
     """
-    Refuse what `serve` would refuse, without listening and without writing anything.
+    Return a configuration that works, without listening or writing anything.
 
     Raises:
-        ConfigError: The configuration cannot work.
+        ConfigError: `serve` would refuse it.
     """
     auth = config.auth
     if auth.required and auth.mode == "token" and auth.token is None:
         made_by_first_run = replace(auth, token=Secret(secrets.token_urlsafe()))
-        config = replace(config, auth=made_by_first_run)
-    make_gateway(config)
+        make_gateway(replace(config, auth=made_by_first_run))
+    else:
+        make_gateway(config)
+    return config
 
 
 @asynccontextmanager
-async def running(config: WebSocketTransportConfig) -> AsyncIterator[WebSocketGateway]:
+async def running(
+    config: WebSocketTransportConfig, failpoint: Failpoint | None = None
+) -> AsyncIterator[WebSocketGateway]:
     """
     Run a gateway, and the logs of its process, for as long as the context lasts.
 
     Args:
         config: A configuration that has its credential, see `settings.ensure_token`.
+        failpoint: Where a test wants the process to end, if anywhere.
 
     Raises:
         ConfigError: The configuration cannot work on this machine.
         OSError: The address cannot be listened on.
         TailscaleError: The gateway could not be shared.
     """
-    if config.history.durability == "disk":
-        sys.setswitchinterval(SWITCH_INTERVAL)
     logs = configure_logs(config.log, secrets=[config.auth.token, config.auth.password])
     _warn(config)
+    _tune_process(config)
     async with AsyncExitStack() as stack:
         flusher = asyncio.create_task(_flush(logs))
         stack.callback(flusher.cancel)
@@ -125,7 +149,7 @@ async def running(config: WebSocketTransportConfig) -> AsyncIterator[WebSocketGa
         if config.bind == "tailscale":
             share = await prepare_share(config.tailscale)
             config = share.apply(config)
-        gateway = make_gateway(config)
+        gateway = make_gateway(config, failpoint)
         stack.push_async_callback(gateway.stop)
         await gateway.start()
         if share is not None:
@@ -146,18 +170,42 @@ def _warn(config: WebSocketTransportConfig) -> None:
         log.warning("sign-in is off: whoever reaches the gateway is its owner", address=address)
 
 
+def _tune_process(config: WebSocketTransportConfig) -> None:
+    """Set what Python and the system choose for small programs."""
+    if config.history.durability == "disk":
+        sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.freeze()  # what was imported stays
+    gc.set_threshold(GC_THRESHOLD)
+    _allow_files(config.limits.max_connections + FILES_BESIDE_CONNECTIONS)
+
+
+def _allow_files(needed: int) -> None:
+    """Raise the limit of open files if it is too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning("not all connections fit: raise the limit of open files", needed=needed)
+
+
 async def _flush(logs: Logs) -> None:
     while True:
         await asyncio.sleep(1)
         logs.flush()
 
 
-async def serve(config: WebSocketTransportConfig) -> None:
+async def serve(config: WebSocketTransportConfig, failpoint: Failpoint | None = None) -> None:
     """
-    Run a gateway until SIGTERM or SIGINT; a second one ends the process at once.
+    Run a gateway until SIGTERM or SIGINT, then send everybody away in good order.
 
-    Prints one line to stdout when connections are accepted. A new token is
-    shown on stderr, this once.
+    A second signal ends the process at once; what was acknowledged stays
+    stored. Prints one line to stdout when connections are accepted. A new
+    token is shown on stderr, this once.
+
+    Args:
+        config: The gateway's configuration.
+        failpoint: Where a test wants the process to end, if anywhere.
 
     Raises:
         ConfigError: The configuration cannot work on this machine.
@@ -168,10 +216,11 @@ async def serve(config: WebSocketTransportConfig) -> None:
     config, created = ensure_token(config)
     if created:
         show_token(config)
-    async with running(config) as gateway:
+    async with running(config, failpoint) as gateway:
         print(f"trunkline {version('trunkline')} listening on {gateway.address}", flush=True)
         await stop.wait()
         log.info("stopping")
+        await gateway.drain()
 
 
 async def demo(config: WebSocketTransportConfig, chat: str) -> None:

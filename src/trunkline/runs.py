@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-import time
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Raw
@@ -23,9 +23,8 @@ from trunkline.config import SessionsConfig
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.fanout import Ephemeral, Feed, Out
 from trunkline.handlers import Handlers
-from trunkline.history import History
 from trunkline.ids import now_ms
-from trunkline.messages import GatewayMessage, RelayedMessage, Sender, create_message, encode
+from trunkline.messages import GatewayMessage, RelayedMessage, create_message, encode
 from trunkline.payloads import (
     Chat,
     ChatComplete,
@@ -40,18 +39,61 @@ from trunkline.payloads import (
     ToolUpdate,
 )
 from trunkline.posts import GatewayPost, Post, ack_frame, stamped
-from trunkline.sessions import Run, Session, SessionManager
+from trunkline.replay import open_runs
+from trunkline.sessions import Session, SessionManager, need_session
 
 MAX_DEPTH = 8
 """How deep agents may make each other answer."""
 
-RECOVERY_DEPTH = 1_000
-"""Messages at the end of a log that are searched for open runs after a restart."""
-
 ENDED_KEPT = 512
 """Ended runs that a session remembers, to tell late frames so."""
 
-_MENTION = re.compile(r"@([A-Za-z0-9._:-]{1,128})", re.ASCII)
+_MENTION = re.compile(r"(?<![A-Za-z0-9._:-])@([A-Za-z0-9._:-]{1,128})", re.ASCII)
+
+
+class Run:
+    """An open run: an agent's answer in the making."""
+
+    __slots__ = (
+        "agent_id",
+        "asker",
+        "chat_id",
+        "closing",
+        "depth",
+        "index",
+        "last_output",
+        "parts",
+        "received",
+        "recover_by",
+        "run_id",
+        "sender",
+        "size",
+    )
+
+    def __init__(self, run_id: str, agent_id: str, chat_id: str | None, asker: str, depth: int):
+        self.run_id = run_id
+        self.agent_id = agent_id
+        self.chat_id = chat_id
+        self.asker = asker
+        self.depth = depth
+        self.received = -1
+        self.index = -1
+        self.parts: list[str] = []
+        self.size = 0
+        self.sender = Raw(b"null")
+        self.last_output = 0.0
+        self.recover_by: float | None = None
+        self.closing = False
+
+    @property
+    def seen(self) -> str:
+        """The text that the members have got: chunks up to `index`."""
+        return "".join(self.parts[: self.index + 1])
+
+    @property
+    def text(self) -> str:
+        """The text that the agent has sent; the rest of it is queued."""
+        return "".join(self.parts)
 
 
 class ChatPost(Post):
@@ -87,7 +129,7 @@ class ChatPost(Post):
 
     def stored(self, feed: Feed) -> None:
         """Open the runs."""
-        now = time.monotonic()
+        now = self._opener.clock()
         assert self.client is not None
         for agent_id in self._agents:
             run = Run(
@@ -119,7 +161,7 @@ class _Addressed(msgspec.Struct):
 def addressees(session: Session, client: Client, chat: Chat, depth: int) -> list[str]:
     """Return the agents of a session that a chat addresses, in the order of their ids."""
     present = {agent_id for member in session.agent_clients for agent_id in member.agents}
-    if depth > MAX_DEPTH:
+    if depth > MAX_DEPTH or session.record.metadata.get("sendPolicy") == "off":
         return []
     if chat.mentions is not None:
         return sorted(present & set(chat.mentions))
@@ -164,6 +206,25 @@ class RunPost(Post):
         self._run.closing = False
 
 
+class LatePost(Post):
+    """
+    A durable message of a run that has ended.
+
+    It is refused where it stands in the queue, unless the log knows it already:
+    then its sender has only missed the ack.
+    """
+
+    __slots__ = ("_error",)
+
+    def __init__(self, client: Client, message: GatewayMessage, error: GatewayError) -> None:
+        super().__init__(client, message)
+        self._error = error
+
+    def frame(self, feed: Feed, seq: int) -> bytes:
+        """Refuse it."""
+        raise self._error
+
+
 class Chunk(Ephemeral):
     """One chunk of an answer; delivered, it counts as seen."""
 
@@ -183,9 +244,12 @@ class Chunk(Ephemeral):
 class Runs:
     """The handlers of chat and of what agents answer; the life of runs."""
 
-    def __init__(self, sessions: SessionManager, config: SessionsConfig) -> None:
+    def __init__(
+        self, sessions: SessionManager, config: SessionsConfig, clock: Callable[[], float]
+    ) -> None:
         self._sessions = sessions
         self._config = config
+        self.clock = clock
         self.closing = False
         """Whether no more runs are opened, for the gateway is about to stop."""
         sessions.opened.append(self._rebuild)
@@ -227,7 +291,7 @@ class Runs:
                 details={"path": "$.index", "expected": expected},
             )
         run.received = index
-        run.last_output = time.monotonic()
+        run.last_output = self.clock()
         run.size += len(encode(payload.content)) - 2
         if run.size > self._config.max_run_bytes:
             self.end(session, run, "error", "the answer is too long")
@@ -239,27 +303,44 @@ class Runs:
 
     def _on_complete(self, client: Client, message: GatewayMessage, payload: ChatComplete) -> None:
         session = self._agent_session(client, message, payload)
-        run = self._resolve(session, client, message, payload)
-        session.feed.submit(RunPost(self, client, message, session, run, ends=True))
+        self._post(session, client, message, payload, ends=True)
 
     def _on_tool(
         self, client: Client, message: GatewayMessage, payload: ToolStart | ToolResult
     ) -> None:
         session = self._agent_session(client, message, payload)
-        run = self._resolve(session, client, message, payload)
-        run.last_output = time.monotonic()
-        session.feed.submit(RunPost(self, client, message, session, run, ends=False))
+        self._post(session, client, message, payload, ends=False)
+
+    def _post(
+        self,
+        session: Session,
+        client: Client,
+        message: GatewayMessage,
+        payload: RunPayload,
+        *,
+        ends: bool,
+    ) -> None:
+        """Store a message of a run."""
+        try:
+            run = self._resolve(session, client, message, payload)
+        except GatewayError as error:
+            if error.code != ErrorCode.RUN_ENDED:
+                raise
+            session.feed.submit(LatePost(client, message, error))
+            return
+        run.last_output = self.clock()
+        session.feed.submit(RunPost(self, client, message, session, run, ends=ends))
 
     def _on_tool_update(self, client: Client, message: GatewayMessage, payload: ToolUpdate) -> None:
         session = self._agent_session(client, message, payload)
         run = self._resolve(session, client, message, payload)
-        run.last_output = time.monotonic()
+        run.last_output = self.clock()
         body = stamped(message.payload, {"runId": run.run_id})
         frame = _relay(session, message, run, body)
         session.feed.relay(frame, client, droppable=True)
 
     def _on_cancel(self, client: Client, message: GatewayMessage, payload: RunCancel) -> None:
-        session = self._sessions.member(client, message, payload)
+        session = self._watched(client, message, payload)
         run = session.runs.get(payload.run_id)
         if run is None or run.closing:
             raise GatewayError(ErrorCode.RUN_ENDED, "the run has ended, or never was")
@@ -267,6 +348,14 @@ class Runs:
         if client.role != "control" and not owner:
             raise GatewayError(ErrorCode.FORBIDDEN, "only who asked may cancel the run")
         self.cancel(session, run)
+
+    def _watched(self, client: Client, message: GatewayMessage, payload: RunCancel) -> Session:
+        """Return the session whose run is meant: one's own, or for control any that is live."""
+        if client.role == "control":
+            session = self._sessions.get_session(need_session(message, payload))
+            if session is not None:
+                return session
+        return self._sessions.member(client, message, payload)
 
     # Which run
 
@@ -304,10 +393,9 @@ class Runs:
             return _still_open(mine[0], client)
         return self._own_run(session, client, agent_id)
 
-    @staticmethod
-    def _own_run(session: Session, client: Client, agent_id: str) -> Run:
+    def _own_run(self, session: Session, client: Client, agent_id: str) -> Run:
         run = Run(f"x{secrets.token_hex(8)}.{agent_id}", agent_id, None, client.user_id, 0)
-        run.last_output = time.monotonic()
+        run.last_output = self.clock()
         session.runs[run.run_id] = run
         return _still_open(run, client)
 
@@ -349,8 +437,9 @@ class Runs:
                 if session is not None and run.agent_id == agent.id:
                     self.end(session, run, "lost", "the agent is gone")
 
-    def tick(self, now: float) -> None:
+    def tick(self) -> None:
         """Once a second: end the runs that have been silent for too long."""
+        now = self.clock()
         for session in self._sessions.get_all_sessions():
             for run in list(session.runs.values()):
                 if run.recover_by is not None and now > run.recover_by:
@@ -365,8 +454,9 @@ class Runs:
         head = session.feed.head
         if not head or session.runs:
             return
-        now = time.monotonic()
-        for run in await open_runs(self._sessions.history, session.id, head):
+        now = self.clock()
+        for found in await open_runs(self._sessions.history, session.id, head):
+            run = Run(found.run_id, found.agent_id, found.chat_id, found.asker, 0)
             run.last_output = now
             run.recover_by = now + self._config.run_recovery
             session.runs.setdefault(run.run_id, run)
@@ -497,41 +587,3 @@ def _relay(session: Session, message: GatewayMessage, run: Run, payload: Raw) ->
             trace=message.trace,
         )
     )
-
-
-class _LoggedPayload(msgspec.Struct, rename="camel"):
-    run_id: str | None = None
-
-
-class _Logged(msgspec.Struct, rename="camel"):
-    """What a stored frame tells of runs."""
-
-    type: str
-    id: str
-    seq: int
-    sender: Sender | None = msgspec.field(name="from", default=None)
-    addressed: list[str] = []
-    payload: _LoggedPayload = msgspec.field(default_factory=_LoggedPayload)
-
-
-_decode_logged = msgspec.json.Decoder(_Logged).decode
-
-
-async def open_runs(history: History, session_id: str, head: int) -> list[Run]:
-    """Return the runs that the last messages of a log opened and did not end."""
-    found: dict[str, Run] = {}
-    after = max(0, head - RECOVERY_DEPTH)
-    while after < head:
-        page = await history.read(session_id, after, 300, 1024 * 1024)
-        if not page:
-            break
-        for stored in page:
-            logged = _decode_logged(stored.body)
-            asker = logged.sender.user_id if logged.sender else ""
-            for agent_id in logged.addressed:
-                run_id = f"{logged.seq}.{agent_id}"
-                found[run_id] = Run(run_id, agent_id, logged.id, asker, 0)
-            if logged.type == "chat_complete" and logged.payload.run_id is not None:
-                found.pop(logged.payload.run_id, None)
-        after = page[-1].seq
-    return list(found.values())

@@ -44,6 +44,7 @@ from trunkline.messages import (
 )
 from trunkline.payloads import (
     DURABLE_TYPES,
+    AuthExpiring,
     GoingAway,
     Health,
     HealthReport,
@@ -64,6 +65,9 @@ from trunkline.transport import Transport
 
 MAX_FRAME_FROM_GATEWAY = 2 * 1024 * 1024
 """Bytes of the largest frame that the gateway sends."""
+
+EXPIRY_NOTICE = 60_000
+"""Milliseconds before the end of a credential at which its client is told."""
 
 F = TypeVar("F", bound=HandlerFunction)
 
@@ -88,6 +92,9 @@ class GatewayServer:
             configuration. Overriding `validate_token` is another way.
         history: Where the sessions' logs live; absent: in memory.
         records: Where small facts live; absent: in memory.
+        failpoint: See `Pump`.
+        clock: Seconds, from any start; grace times, heads, deadlines and silent
+            runs go by it.
 
     Raises:
         ConfigError: The configuration is unsafe, or sign-in is on and there
@@ -101,6 +108,8 @@ class GatewayServer:
         authenticator: Authenticator | None = None,
         history: History | None = None,
         records: Records | None = None,
+        failpoint: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = check_config(config or DEFAULT_GATEWAY_CONFIG)
         self._authenticator = self._choose_authenticator(authenticator)
@@ -112,7 +121,8 @@ class GatewayServer:
         self.events = Events()
         self.clients = Clients()
         self.handlers = Handlers(self.config.limits, self.events)
-        self._pump = Pump(self.history, time.monotonic)
+        self._clock = clock
+        self._pump = Pump(self.history, clock, failpoint)
         self._next_client_id = id_counter("c_")
         self._started_at: float | None = None
         self._draining = False
@@ -136,10 +146,10 @@ class GatewayServer:
     def _compose(self) -> None:
         config, clients, events = self.config, self.clients, self.events
         self.sessions = SessionManager(
-            config, clients, events, self.history, self.records, self._pump, time.monotonic
+            config, clients, events, self.history, self.records, self._pump, self._clock
         )
         self.agents = AgentRegistry(clients, events, self.records, config.limits)
-        self.runs = Runs(self.sessions, config.sessions)
+        self.runs = Runs(self.sessions, config.sessions, self._clock)
         self.agents.lost.append(self.runs.agent_lost)
         self.agents.open_runs = self.runs.open_of
         self.router = Router(self.agents, self.sessions, clients, config.limits)
@@ -252,6 +262,7 @@ class GatewayServer:
             identity: Who it is, if its credential has been judged already.
         """
         client = Client(self._next_client_id(), transport, peer or Peer())
+        client.opened_at = self._clock()
         client.refresh_sender()
         self.clients.add(client)
         if identity is None and not self.config.auth.required:
@@ -471,14 +482,22 @@ class GatewayServer:
     async def tick(self) -> None:
         """Do once a second what depends on time: deadlines, grace, heads, silent runs."""
         now = now_ms()
-        deadline = now - round(self.config.auth.timeout * 1000)
+        deadline = self._clock() - self.config.auth.timeout
         for client in self.clients:
-            if client.phase is not Phase.READY and client.connected_at < deadline:
+            if client.phase is not Phase.READY and client.opened_at <= deadline:
                 close_with(client, CloseCode.NOT_SIGNED_IN, "not signed in in time")
-            elif client.expires_at is not None and client.expires_at <= now:
-                close_with(client, CloseCode.REVOKED, "the credential has expired")
-        self.runs.tick(time.monotonic())
+            elif client.expires_at is not None:
+                self._check_expiry(client, client.expires_at, now)
+        self.runs.tick()
         await self.sessions.tick()
+
+    @staticmethod
+    def _check_expiry(client: Client, expires_at: int, now: int) -> None:
+        if expires_at <= now:
+            close_with(client, CloseCode.REVOKED, "the credential has expired")
+        elif expires_at - now <= EXPIRY_NOTICE and client.warned_of != expires_at:
+            client.warned_of = expires_at
+            client.send(create_message("auth_expiring", AuthExpiring(expires_at=expires_at)))
 
     # Telling
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import structlog
 from msgspec import UNSET, Raw
 
 from trunkline.agents import AgentRegistry, RegisteredAgent
@@ -33,7 +33,7 @@ from trunkline.payloads import (
     SessionPayload,
     SessionRemove,
 )
-from trunkline.posts import StatusChange
+from trunkline.posts import GatewayPost, StatusChange
 from trunkline.rights import ADMIN_PATCH_KEYS
 from trunkline.sessions import (
     Session,
@@ -49,6 +49,12 @@ PAGE_BYTES = 512 * 1024
 
 MAX_METADATA = 64 * 1024
 """Bytes of JSON that a session's metadata may take."""
+
+_GUARDED = frozenset(
+    field.encode_name for field in msgspec.structs.fields(Patch) if field.name in ADMIN_PATCH_KEYS
+)
+
+log = structlog.get_logger(__name__)
 
 
 class SessionHandlers:
@@ -85,7 +91,7 @@ class SessionHandlers:
             await self._join(client, message, session_id, SessionJoin())
             return
         self._check_quota(client)
-        _check_size(payload.metadata)
+        _check_metadata(client, payload.metadata, "$.metadata")
         agents = self._find_agents(payload)
         session = await self._sessions.create_session(
             session_id,
@@ -94,7 +100,7 @@ class SessionHandlers:
             visibility=payload.visibility,
             metadata=payload.metadata,
         )
-        self._sessions.joined(session, client, message, "created")
+        await self._sessions.join(session, client, message, "created")
         for agent in agents:
             await self._assign(session, agent)
 
@@ -125,27 +131,25 @@ class SessionHandlers:
         return [min(found, key=lambda agent: agent.active)]
 
     async def _assign(self, session: Session, agent: RegisteredAgent) -> None:
-        session.record.assigned.append(agent.id)
-        await self._sessions.save(session.record)
+        """Make an agent the session's own, and its connection a member."""
+        await self._sessions.change(session, lambda record: record.assigned.append(agent.id))
         client = agent.client
-        if client is None or client in session.members:
-            return
+        if client is not None and client not in session.members:
+            await session.feed.run(lambda: self._enter(session, agent.id, client))
+        info = SessionInfo(session_id=session.id, status="assigned", agent_id=agent.id)
+        session.feed.submit(GatewayPost(create_message("session_info", info)))
 
-        def enter() -> None:
+    def _enter(self, session: Session, agent_id: str, client: Client) -> None:
+        try:
             self._sessions.add_client(session.id, client, assigned=True)
-            info = session.info("assigned", agent_id=agent.id)
-            client.send(create_message("session_info", info, session.id))
+        except GatewayError as error:
+            log.warning("agent not in its session", agent=agent_id, session=session.id, why=error)
+            return
+        info = session.info("assigned", agent_id=agent_id)
+        client.send(create_message("session_info", info, session.id))
 
-        session.feed.call(enter)
-
-    def _on_join(self, client: Client, message: GatewayMessage, payload: SessionJoin) -> Any:
-        session_id = need_session(message, payload)
-        session = self._sessions.get_session(session_id)
-        self._sessions.visible(client, session_id)
-        if session is None or payload.since is not None or payload.tail:
-            return self._join(client, message, session_id, payload)
-        self._sessions.joined(session, client, message, "joined")
-        return None
+    async def _on_join(self, client: Client, message: GatewayMessage, payload: SessionJoin) -> None:
+        await self._join(client, message, need_session(message, payload), payload)
 
     async def _join(
         self, client: Client, message: GatewayMessage, session_id: str, payload: SessionJoin
@@ -157,11 +161,13 @@ class SessionHandlers:
         if payload.since is not None or payload.tail:
             bounds = await self._sessions.history.bounds(session_id)
             session.feed.trimmed(bounds.first)
-        self._sessions.joined(session, client, message, "joined", payload.since, payload.tail)
+        await self._sessions.join(session, client, message, "joined", payload.since, payload.tail)
 
-    def _on_leave(self, client: Client, message: GatewayMessage, payload: SessionLeave) -> None:
+    async def _on_leave(
+        self, client: Client, message: GatewayMessage, payload: SessionLeave
+    ) -> None:
         session = self._sessions.member(client, message, payload)
-        self._sessions.left(session, client, message)
+        await self._sessions.leave(session, client, message)
 
     # Settings
 
@@ -182,14 +188,12 @@ class SessionHandlers:
         self, client: Client, message: GatewayMessage, payload: SessionPatch
     ) -> None:
         session = await self._administered(client, message, payload)
-        guarded = [k for k in ADMIN_PATCH_KEYS if getattr(payload.patch, k) is not UNSET]
-        if guarded and not (
-            client.role in ("control", "webchat") and client.has_scope("session:admin")
-        ):
-            raise GatewayError(ErrorCode.FORBIDDEN, "this needs the scope session:admin")
-        record = patched(session.record, payload.patch)
-        _check_size(record.metadata)
-        await self._sessions.save(record)
+        patch = payload.patch
+        if any(getattr(patch, key) is not UNSET for key in ADMIN_PATCH_KEYS):
+            _need_admin(client)
+        if patch.metadata is not UNSET:
+            _check_metadata(client, patch.metadata, "$.patch.metadata")
+        await self._sessions.change(session, lambda record: apply_patch(record, patch))
         self._changed(session, client, message, "patched")
         for callback in self._sessions.patched:
             callback(session)
@@ -218,20 +222,14 @@ class SessionHandlers:
         self, client: Client, message: GatewayMessage, payload: SessionInvite
     ) -> None:
         session = await self._administered(client, message, payload)
-        if payload.user_id not in session.record.invited:
-            record = copy.deepcopy(session.record)
-            record.invited.append(payload.user_id)
-            await self._sessions.save(record)
+        await self._sessions.change(session, lambda record: _invite(record, payload.user_id))
         self._changed(session, client, message, "invited", payload.user_id)
 
     async def _on_remove(
         self, client: Client, message: GatewayMessage, payload: SessionRemove
     ) -> None:
         session = await self._administered(client, message, payload)
-        if payload.user_id in session.record.invited:
-            record = copy.deepcopy(session.record)
-            record.invited.remove(payload.user_id)
-            await self._sessions.save(record)
+        await self._sessions.change(session, lambda record: _uninvite(record, payload.user_id))
         self._changed(session, client, message, "removed", payload.user_id)
 
         def send_out() -> None:
@@ -246,7 +244,6 @@ class SessionHandlers:
     ) -> None:
         session = await self._administered(client, message, payload)
         self._changed(session, client, message, "closed")
-        await self._sessions.behind(session)
         await self._sessions.close_session(session.id, delete=payload.delete)
 
     # Reading
@@ -339,32 +336,60 @@ class SessionHandlers:
         return page[::-1]
 
 
-def patched(record: SessionRecord, patch: Patch) -> SessionRecord:
-    """Return a record with a patch applied; the old one stays as it is."""
-    new = copy.deepcopy(record)
+def apply_patch(record: SessionRecord, patch: Patch) -> None:
+    """
+    Change a record as a patch says.
+
+    Raises:
+        GatewayError: ``INVALID_PAYLOAD``: the metadata would become too large.
+    """
     for field in msgspec.structs.fields(patch):
         value = getattr(patch, field.name)
         if value is UNSET or field.name == "metadata":
             continue
         if field.name in ("name", "visibility"):
-            setattr(new, field.name, value)
-        elif value is None:
-            new.metadata.pop(field.encode_name, None)
+            setattr(record, field.name, value)
         else:
-            new.metadata[field.encode_name] = value
+            _set_or_delete(record.metadata, field.encode_name, value)
     if patch.metadata is not UNSET:
         for key, value in patch.metadata.items():
-            if value is None:
-                new.metadata.pop(key, None)
-            else:
-                new.metadata[key] = value
-    return new
+            _set_or_delete(record.metadata, key, value)
+    _check_size(record.metadata, "$.patch")
 
 
-def _check_size(metadata: dict[str, Any] | None) -> None:
+def _set_or_delete(metadata: dict[str, Any], key: str, value: Any) -> None:
+    if value is None:
+        metadata.pop(key, None)
+    else:
+        metadata[key] = value
+
+
+def _invite(record: SessionRecord, user_id: str) -> None:
+    if user_id not in record.invited:
+        record.invited.append(user_id)
+
+
+def _uninvite(record: SessionRecord, user_id: str) -> None:
+    if user_id in record.invited:
+        record.invited.remove(user_id)
+
+
+def _need_admin(client: Client) -> None:
+    if client.role not in ("control", "webchat") or not client.has_scope("session:admin"):
+        raise GatewayError(ErrorCode.FORBIDDEN, "this needs the scope session:admin")
+
+
+def _check_metadata(client: Client, metadata: dict[str, Any] | None, path: str) -> None:
+    """Refuse metadata that is too large, or sets guarded settings by a side door."""
+    if metadata and not _GUARDED.isdisjoint(metadata):
+        _need_admin(client)
+    _check_size(metadata, path)
+
+
+def _check_size(metadata: dict[str, Any] | None, path: str) -> None:
     if metadata and len(encode(metadata)) > MAX_METADATA:
         raise GatewayError(
             ErrorCode.INVALID_PAYLOAD,
             "the metadata is too large",
-            details={"path": "$.metadata", "limit": MAX_METADATA},
+            details={"path": path, "limit": MAX_METADATA},
         )

@@ -9,11 +9,11 @@ not join does not exist for it: both are ``SESSION_NOT_FOUND``.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Raw
 
 from trunkline.clients import Client, Clients, Phase
 from trunkline.config import GatewayConfig
@@ -25,7 +25,10 @@ from trunkline.ids import now_ms, random_id, valid_id
 from trunkline.messages import GatewayMessage, create_message, encode, error_message
 from trunkline.payloads import Cursor, Head, RunState, SessionInfo, SessionPayload
 from trunkline.records import Conflict, Records
-from trunkline.replay import Replay
+from trunkline.replay import Replay, find_start
+
+if TYPE_CHECKING:
+    from trunkline.runs import Run
 
 MEMBERS_SHOWN = 100
 """Members that ``session_info`` lists; above it only their number is told."""
@@ -45,51 +48,6 @@ class SessionRecord(msgspec.Struct, kw_only=True):
     assigned: list[str] = []
     """Agents that belong to the session whoever is in it."""
     created_at: int = 0
-
-
-class Run:
-    """An open run: an agent's answer in the making; see `trunkline.runs`."""
-
-    __slots__ = (
-        "agent_id",
-        "asker",
-        "chat_id",
-        "closing",
-        "depth",
-        "index",
-        "last_output",
-        "parts",
-        "received",
-        "recover_by",
-        "run_id",
-        "sender",
-        "size",
-    )
-
-    def __init__(self, run_id: str, agent_id: str, chat_id: str | None, asker: str, depth: int):
-        self.run_id = run_id
-        self.agent_id = agent_id
-        self.chat_id = chat_id
-        self.asker = asker
-        self.depth = depth
-        self.received = -1
-        self.index = -1
-        self.parts: list[str] = []
-        self.size = 0
-        self.sender = Raw(b"null")
-        self.last_output = 0.0
-        self.recover_by: float | None = None
-        self.closing = False
-
-    @property
-    def seen(self) -> str:
-        """The text that the members have got: chunks up to `index`."""
-        return "".join(self.parts[: self.index + 1])
-
-    @property
-    def text(self) -> str:
-        """The text that the agent has sent; the rest of it is queued."""
-        return "".join(self.parts)
 
 
 class Session:
@@ -212,6 +170,7 @@ class SessionManager:
         self._clock = clock
         self._live: dict[str, Session] = {}
         self._kept: dict[str, tuple[SessionRecord, int]] = {}
+        self._changing = asyncio.Lock()
         self.opened: list[Callable[[Session], Awaitable[None]]] = []
         """Called when a session comes to life, before anyone is in it."""
         self.went_live: list[Callable[[Session, Client], None]] = []
@@ -263,10 +222,10 @@ class SessionManager:
         self._kept[session_id] = (record, 0)
         try:
             await self.save(record)
-        except Conflict:
-            raise GatewayError(ErrorCode.SESSION_EXISTS, "the session id is in use") from None
-        except BaseException:
+        except BaseException as error:
             self._kept.pop(session_id, None)
+            if isinstance(error, Conflict):
+                raise GatewayError(ErrorCode.SESSION_EXISTS, "the session id is in use") from None
             raise
         session = await self._open(record)
         self.clients.changed()
@@ -304,6 +263,23 @@ class SessionManager:
             session = self._live.setdefault(session_id, session)
         return session
 
+    async def change(self, session: Session, edit: Callable[[SessionRecord], object]) -> None:
+        """
+        Edit a session's record, and store it; changes happen one after the other.
+
+        Args:
+            edit: Changes the copy that it gets; what it raises leaves all as it was.
+
+        Raises:
+            GatewayError: ``SESSION_NOT_FOUND``: the session was deleted meanwhile.
+        """
+        async with self._changing:
+            if session.id not in self._kept:
+                raise not_found()
+            record = copy.deepcopy(session.record)
+            edit(record)
+            await self.save(record)
+
     async def save(self, record: SessionRecord) -> None:
         """Write a record that was changed; raises `Conflict` if somebody else wrote it."""
         _, version = self._kept[record.session_id]
@@ -335,11 +311,14 @@ class SessionManager:
             assigned: It is the session's agent, which its limits do not count.
 
         Raises:
-            GatewayError: ``SESSION_NOT_FOUND``, ``SESSION_FULL`` or ``SESSION_LIMIT``.
+            GatewayError: ``SESSION_NOT_FOUND``, ``CLIENT_NOT_FOUND``, ``SESSION_FULL``
+                or ``SESSION_LIMIT``.
         """
         session = self._live.get(session_id)
         if session is None:
             raise not_found()
+        if client.phase is Phase.CLOSED:
+            raise GatewayError(ErrorCode.CLIENT_NOT_FOUND, "the connection is gone")
         self.check_room(session, client, assigned=assigned)
         self._enter(session, client)
         self.attach(session, client, session.feed.head)
@@ -459,7 +438,7 @@ class SessionManager:
             raise not_found()
         return record
 
-    def joined(
+    async def join(
         self,
         session: Session,
         client: Client,
@@ -468,7 +447,11 @@ class SessionManager:
         since: Cursor | None = None,
         tail: int | None = None,
     ) -> None:
-        """Make a client a member at the right place of the queue, and tell it."""
+        """
+        Make a client a member at the right place of the queue, and tell it.
+
+        Returns once it is done, so that what the client sent next finds it a member.
+        """
 
         def run() -> None:
             try:
@@ -481,7 +464,7 @@ class SessionManager:
             if client.phase is not Phase.CLOSED:
                 self._join(session, client, message, status, since, tail)
 
-        session.feed.call(run, client)
+        await session.feed.run(run, client)
 
     def _join(
         self,
@@ -494,7 +477,7 @@ class SessionManager:
     ) -> None:
         again = client in session.members and since is None
         feed = session.feed
-        recovery, reason, after = _recovery(feed, since, 0 if again else tail)
+        recovery, reason, after = find_start(feed, since, 0 if again else tail)
         if not again:
             self._stop_delivery(session, client)
             self._enter(session, client)
@@ -503,7 +486,7 @@ class SessionManager:
         if not again:
             self.attach(session, client, after)
 
-    def left(self, session: Session, client: Client, message: GatewayMessage) -> None:
+    async def leave(self, session: Session, client: Client, message: GatewayMessage) -> None:
         """Take a member out at the right place of the queue, and tell it."""
 
         def run() -> None:
@@ -511,26 +494,30 @@ class SessionManager:
             info = SessionInfo(session_id=session.id, status="left")
             client.send(create_message("session_info", info, session.id, reply_to=message.id))
 
-        session.feed.call(run, client)
-
-    async def behind(self, session: Session) -> None:
-        """Wait until everything that is queued in a session has been delivered."""
-        done = asyncio.Event()
-        session.feed.call(done.set)
-        await done.wait()
+        await session.feed.run(run, client)
 
     async def close_session(self, session_id: str, *, delete: bool = False) -> None:
-        """Send everybody out; with `delete` forget the record and the log too."""
+        """
+        Send everybody out, behind what is queued.
+
+        The session stays for the grace time, so that a join revives it; with
+        `delete` its record and log are forgotten at once.
+        """
         session = self._live.get(session_id)
         if session is not None:
-            for client in list(session.members):
-                self.remove_client(session_id, client)
-            del self._live[session_id]
+            await session.feed.run(lambda: self._send_out(session, delete))
         if delete:
             await self._forget(session_id)
         self.clients.changed()
 
+    def _send_out(self, session: Session, delete: bool) -> None:
+        for client in list(session.members):
+            self.remove_client(session.id, client)
+        if delete:
+            self._live.pop(session.id, None)
+
     async def _forget(self, session_id: str) -> None:
+        self._live.pop(session_id, None)
         kept = self._kept.pop(session_id, None)
         if kept is not None:
             await self._records.delete(KIND, session_id, kept[1])
@@ -555,7 +542,11 @@ class SessionManager:
             if not session.members and now - session.empty_since >= grace
         ]
         for session in idle:
-            await self.close_session(session.id, delete=self.history.durability == "memory")
+            if self.history.durability == "memory":
+                await self._forget(session.id)
+            else:
+                self._live.pop(session.id, None)
+            self.clients.changed()
         return len(idle)
 
     async def tick(self) -> None:
@@ -564,6 +555,7 @@ class SessionManager:
         for session in self.get_all_sessions():
             feed = session.feed
             if feed.members and now - feed.quiet_since >= self._config.sessions.head_interval:
+                feed.quiet_since = now
                 feed.relay(encode(self.head_message(session)))
             if feed.known:
                 bounds = await self.history.bounds(session.id)
@@ -581,22 +573,3 @@ class SessionManager:
             member_count=len(session.members),
         )
         return create_message("head", head, session.id)
-
-
-def _recovery(feed: Feed, since: Cursor | None, tail: int | None) -> tuple[str, str | None, int]:
-    """Decide how a join continues: recovery, the reason of a reset, and what is known already."""
-    oldest = feed.first - 1
-    reason = None
-    if since is not None:
-        if since.epoch != feed.epoch:
-            reason = "epoch"
-        elif since.seq > feed.head:
-            reason = "ahead"
-        elif since.seq < oldest:
-            reason = "trimmed"
-        else:
-            return "resumed", None, since.seq
-    if tail is None:
-        tail = 0 if since is None else feed.head
-    after = max(oldest, feed.head - tail)
-    return ("fresh" if since is None else "reset"), reason, after

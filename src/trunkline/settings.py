@@ -45,6 +45,7 @@ CLIENT_VARIABLES = {
     "TRUNKLINE_TOKEN": "What the client commands sign in with.",
     "TRUNKLINE_PASSWORD": "What the client commands sign in with where the gateway asks for a password.",
     "TRUNKLINE_CONFIG": "The TOML file that `serve` and `demo` read.",
+    "TRUNKLINE_FAILPOINT": "For tests: where `serve` ends itself, see `trunkline.failpoints`.",
 }
 """Variables that are no settings of the gateway, with their meaning."""
 

@@ -327,9 +327,11 @@ class Connection:
             self._out.clear()
             self._waiting = 0
             self._drained.set()
+            # Before anything is awaited: nobody may see a connection that is
+            # neither there nor known to be lost.
+            self._listener.on_lost(ConnectionLost("the connection was interrupted"))
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
-            self._listener.on_lost(ConnectionLost("the connection was interrupted"))
 
     async def _read(self, ws: ws_client.ClientConnection) -> None:
         while True:

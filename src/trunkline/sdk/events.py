@@ -21,6 +21,7 @@ from trunkline.payloads import (
     ChatComplete,
     ChatStream,
     RunRef,
+    RunState,
     RunStatus,
     ToolResult,
     ToolStart,
@@ -82,7 +83,10 @@ class Completed(RunEvent, kw_only=True):
     """The answer is complete; the last event of its run."""
 
     content: str
-    """The whole answer: the truth, whatever the pieces said."""
+    """
+    The whole answer. The pieces add up to it, but for an agent that ends by
+    saying something else than it began.
+    """
     status: RunStatus
     usage: dict[str, Any] | None
     error: str | dict[str, Any] | None
@@ -94,7 +98,7 @@ Event = Text | ToolStarted | ToolUpdated | ToolFinished | Completed
 class _Run:
     """How much of one run has been given."""
 
-    __slots__ = ("agent_id", "index", "length", "run_id", "text", "waiting")
+    __slots__ = ("agent_id", "index", "length", "retold", "run_id", "text", "waiting")
 
     def __init__(self, run_id: str, agent_id: str) -> None:
         self.run_id = run_id
@@ -104,6 +108,8 @@ class _Run:
         self.length = 0
         self.waiting: Text | None = None
         """The last event, if it is text that nobody has taken yet."""
+        self.retold: str | None = None
+        """While the answer is told from its beginning again: how far that is."""
 
 
 class RunEvents:
@@ -131,6 +137,14 @@ class RunEvents:
         if not self._opened:
             self._runs = {r.run_id: _Run(r.run_id, r.agent_id) for r in runs}
             self._opened = True
+
+    def rejoined(self, runs: Iterable[RunState]) -> None:
+        """Take the open runs of a new attachment: who has no text yet will be told it anew."""
+        for state in runs:
+            run = self._runs.get(state.run_id)
+            if run is not None and state.index < 0 <= run.index:
+                run.index = -1
+                run.retold = ""
 
     def fail(self, error: TrunklineError) -> None:
         """End all runs: how they go on cannot be known."""
@@ -179,21 +193,28 @@ class RunEvents:
         chunk = read(message, ChatStream)
         index = run.index + 1 if chunk.index is None else chunk.index
         if chunk.first is not None:
-            self._on_joined(run, chunk)
-        elif index == run.index + 1:
-            self._add(run, chunk.content)
-        else:
+            self._retell(run, chunk.content)
+        elif index != run.index + 1:
             # Seen before, or ahead of chunks that the gateway will join for us.
             return
+        elif run.retold is not None:
+            self._retell(run, run.retold + chunk.content)
+        else:
+            self._add(run, chunk.content)
         run.index = index
 
-    def _on_joined(self, run: _Run, chunk: ChatStream) -> None:
+    def _retell(self, run: _Run, text: str) -> None:
+        """Take the answer from its beginning, of which the first part was given already."""
         given = "".join(run.text)
-        if chunk.content.startswith(given):
-            self._add(run, chunk.content[run.length :])
+        if given.startswith(text) and given != text:
+            run.retold = text
+            return
+        run.retold = None
+        if text.startswith(given):
+            self._add(run, text[run.length :])
             return
         run.text, run.length, run.waiting = [], 0, None
-        self._add(run, chunk.content)
+        self._add(run, text)
 
     def _add(self, run: _Run, text: str) -> None:
         if not text:
@@ -247,6 +268,9 @@ class RunEvents:
 
     def _on_complete(self, run: _Run, message: GatewayMessage) -> None:
         complete = read(message, ChatComplete)
+        if complete.content.startswith("".join(run.text)):
+            # What came while nobody listened, or was never sent in pieces.
+            self._add(run, complete.content[run.length :])
         event = Completed(
             run_id=run.run_id,
             agent_id=run.agent_id,

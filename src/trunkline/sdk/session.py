@@ -230,7 +230,8 @@ class Session:
         try:
             await self._change("session_leave", SessionLeave())
         except RequestFailed as error:
-            if error.code != ErrorCode.NOT_A_MEMBER:
+            # A gateway that was restarted meanwhile may know no more of it.
+            if error.code not in (ErrorCode.NOT_A_MEMBER, ErrorCode.SESSION_NOT_FOUND):
                 raise
         self.ended(StopAsyncIteration())
 
@@ -317,6 +318,8 @@ class Session:
             self.position = self._cursor.position
         if reason is not None:
             self._on_reset(reason)
+        for stream in self._streams.values():
+            stream.events.rejoined(info.runs or ())
         self._wire.flush(self.id)
         for callback in self.joined:
             callback(info)

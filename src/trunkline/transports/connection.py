@@ -16,9 +16,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
-import msgspec
 from picows import (
     WSAutoPingStrategy,
     WSFrame,
@@ -32,7 +31,7 @@ from picows import (
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its public names
 
 from trunkline.errors import CloseCode, Disconnect, close_reason
-from trunkline.transport import Batch, Framer, Transport
+from trunkline.transport import Batch, Framer
 from trunkline.transports.assembly import Assembly
 from trunkline.transports.deflate import deflating
 from trunkline.transports.frames import (
@@ -47,66 +46,11 @@ from trunkline.transports.frames import (
     frame_text,
     read_close,
 )
+from trunkline.transports.linger import linger
+from trunkline.transports.receiver import ConnectionOptions as ConnectionOptions
+from trunkline.transports.receiver import Receiver
 
 log = logging.getLogger(__name__)
-
-
-class Receiver(Protocol):
-    """
-    Who hears a connection.
-
-    No method may raise. `closed` comes exactly once, as the last call, from
-    the loop: never from within a call that the receiver itself makes.
-    """
-
-    def opened(self, transport: Transport, /) -> None:
-        """The connection is open, and may be written to."""
-
-    def received(self, text: str, /) -> None:
-        """One whole message came."""
-
-    def too_large(self, limit: int, /) -> None:
-        """A message is above `limit` bytes; after this call the connection closes with 1009."""
-
-    def lagging(self, yes: bool, /) -> None:
-        """The peer has fallen behind by more than ``lag_bytes``, or has caught up."""
-
-    def closed(self, code: int, reason: str, /) -> None:
-        """
-        The conversation is over: nothing more comes, and writes are dropped.
-
-        `code` and `reason` are those of the close frame that came or was sent
-        first; 1005 stands for an empty one, 1006 for none at all.
-        """
-
-
-class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits and deadlines of every connection of a listener."""
-
-    max_message: int = 1024 * 1024
-    """Bytes of one incoming message; `Connection.max_message` may lower it."""
-    lag_bytes: int = 256 * 1024
-    """Unread outgoing bytes above which the receiver hears of a lag."""
-    max_buffered: int = 1024 * 1024
-    """Unread outgoing bytes with which the next write closes with 4008."""
-    max_fragments: int = 1024
-    """Frames that one message may come in."""
-    fragment_deadline: float = 10.0
-    """Seconds from a message's first fragment to its last."""
-    control_rate: float = 10.0
-    """Pings and pongs a second that are taken without end."""
-    control_burst: int = 20
-    """Pings and pongs that are taken at once."""
-    close_timeout: float = 5.0
-    """Seconds from our last frame until the socket is cut off."""
-    compression: bool = False
-    """Whether permessage-deflate is granted."""
-    compress_min: int = 1024
-    """Bytes from which an outgoing message is compressed."""
-    binary: bool = False
-    """Whether binary messages are taken; the gateway's protocol has none."""
-    read_buffer: int = 4096
-    """Bytes that the parser of an idle connection has."""
 
 
 _READ_MAX = 64 * 1024
@@ -160,12 +104,17 @@ class _Wire(asyncio.BufferedProtocol):
     picows would write three things by itself: the answer to the upgrade, the
     close frame after a broken frame, and the one after an exception. None of
     them reaches the socket; the close frames are how we learn of the errors.
+
+    picows looks one frame ahead: it finds the broken frame before it hands
+    over the good one in front of it. So what it says of a broken frame is kept
+    until it has handed over everything.
     """
 
-    __slots__ = ("_connection", "_parser", "_unfinished")
+    __slots__ = ("_broken", "_connection", "_parser", "_unfinished")
 
     def __init__(self, connection: Connection) -> None:
         self._connection: Connection = connection
+        self._broken = 0
         self._unfinished = 0
         self.renew()
 
@@ -191,14 +140,15 @@ class _Wire(asyncio.BufferedProtocol):
         )
         self._parser.connection_made(self)
         self.feed(_HEAD)
+        self._unfinished = 0
 
     def feed(self, data: bytes) -> None:
         """Parse bytes that were read elsewhere."""
-        while data:
-            buffer = self._parser.get_buffer(-1)
+        while data and not self._broken:
+            buffer = self.get_buffer(-1)
             count = min(len(buffer), len(data))
             buffer[:count] = data[:count]
-            self._parser.buffer_updated(count)
+            self.buffer_updated(count)
             data = data[count:]
 
     def _accept(self, request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
@@ -211,12 +161,17 @@ class _Wire(asyncio.BufferedProtocol):
         return buffer if len(buffer) <= _READ_MAX else buffer[:_READ_MAX]
 
     def buffer_updated(self, count: int) -> None:
-        connection = self._connection
-        if not connection.limited:
+        if self._connection.limited:
+            self._count_unfinished(count)
+        else:
             self._parser.buffer_updated(count)
-            return
+        if self._broken:
+            self._connection.parser_failed(self._broken)
+
+    def _count_unfinished(self, count: int) -> None:
         # picows has one limit for all, and for good. Below it, count what is
         # here of a frame that is not whole yet; `heard` tells of whole ones.
+        connection = self._connection
         heard, connection.heard = connection.heard, False
         self._parser.buffer_updated(count)
         if connection.heard:
@@ -258,55 +213,18 @@ class _Wire(asyncio.BufferedProtocol):
         return 1
 
     def write(self, data: bytes) -> None:
-        if data.startswith(b"\x88"):
-            code = int.from_bytes(data[2:4], "big")
+        if not data.startswith(b"\x88"):
+            return
+        code = int.from_bytes(data[2:4], "big")
+        if code == CloseCode.INTERNAL:
             self._connection.parser_failed(code)
+        else:
+            self._broken = code
 
     def close(self) -> None:
         """picows closes shortly after an error; the connection does that itself."""
 
     abort = close
-
-
-class _Sink(asyncio.BufferedProtocol):
-    """
-    Reads and forgets, until the peer closes.
-
-    A socket closed with unread bytes resets the connection, and the peer may
-    then never read our last words.
-    """
-
-    __slots__ = ("_lost",)
-
-    _scrap = bytearray(64 * 1024)
-
-    def __init__(self, lost: Callable[[], None]) -> None:
-        self._lost = lost
-
-    def get_buffer(self, hint: int) -> bytearray:
-        return self._scrap
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._lost()
-
-
-def linger(transport: asyncio.Transport, lost: Callable[[], None]) -> None:
-    """
-    Send what is queued, say that no more comes, and wait for the peer to close.
-
-    Without a deadline: the caller aborts `transport` when it has waited enough.
-    TLS knows no half-closed connection, so there the socket closes at once.
-
-    Args:
-        transport: The connection to end.
-        lost: Called when the socket has closed.
-    """
-    transport.set_protocol(_Sink(lost))
-    if transport.can_write_eof():
-        transport.write_eof()
-        transport.resume_reading()
-    else:
-        transport.close()
 
 
 def _drop(data: bytes) -> None:
@@ -609,10 +527,10 @@ class Connection(WSListener):
     # What the wire calls
 
     def parser_failed(self, code: int) -> None:
-        """End the connection because of a frame that picows refuses."""
+        """End the connection because of a frame that picows refuses, or a bug of ours."""
         if code == CloseCode.TOO_LARGE and self._assembly is not _ENDED:
             self._receiver.too_large(self._max_message)
-        self._fail(code, "bad frame")
+        self._fail(code, "bad frame" if code != CloseCode.INTERNAL else "")
 
     def unfinished(self, size: int) -> None:
         """Judge a frame of which `size` bytes are here, and not all."""

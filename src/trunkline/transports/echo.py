@@ -12,9 +12,10 @@ import asyncio
 from starlette.applications import Starlette
 
 from trunkline.transport import Transport
-from trunkline.transports.connection import Connection, ConnectionOptions
+from trunkline.transports.connection import Connection
 from trunkline.transports.heads import RequestHead
 from trunkline.transports.listener import Listener, ListenerOptions, Peer
+from trunkline.transports.receiver import ConnectionOptions
 
 
 class Echo:

@@ -25,7 +25,7 @@ from uvicorn.server import ServerState
 
 from trunkline.errors import CloseCode, close_reason
 from trunkline.messages import SUBPROTOCOL
-from trunkline.transports.connection import Connection, ConnectionOptions, Outbox, Receiver, linger
+from trunkline.transports.connection import Connection, Outbox
 from trunkline.transports.deflate import negotiate
 from trunkline.transports.heads import (
     MAX_HEAD,
@@ -36,6 +36,8 @@ from trunkline.transports.heads import (
     secret_in_query,
     tokens,
 )
+from trunkline.transports.linger import linger
+from trunkline.transports.receiver import ConnectionOptions, Receiver
 
 log = logging.getLogger(__name__)
 
@@ -223,6 +225,7 @@ class Listener:
         for connection in list(self.connections):
             connection.close(CloseCode.GOING_AWAY, close_reason(CloseCode.GOING_AWAY))
         await self._http.stop(self.listening.stop_timeout)
+        self._idle.clear()
         self._check_idle()
         await self._idle.wait()
 

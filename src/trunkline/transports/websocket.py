@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -169,6 +169,7 @@ class WebSocketGateway(GatewayServer):
         authenticator: Knows credentials; see `GatewayServer`.
         history: Where the sessions' logs live; absent: in memory.
         records: Where small facts live; absent: in memory.
+        failpoint: See `trunkline.fanout.Pump`.
 
     Raises:
         ConfigError: The configuration is unsafe or contradicts itself.
@@ -183,9 +184,16 @@ class WebSocketGateway(GatewayServer):
         authenticator: Authenticator | None = None,
         history: History | None = None,
         records: Records | None = None,
+        failpoint: Callable[[str], None] | None = None,
     ) -> None:
         config = config or DEFAULT_WS_CONFIG
-        super().__init__(config, authenticator=authenticator, history=history, records=records)
+        super().__init__(
+            config,
+            authenticator=authenticator,
+            history=history,
+            records=records,
+            failpoint=failpoint,
+        )
         required = config.auth.required
         self._origins = OriginPolicy(
             config.origins.allowed_origins,

@@ -1,0 +1,34 @@
+"""Gateways to test against: in memory, and on a real socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from peers import People, guarded_config
+
+from trunkline.config import AuthConfig, GatewayConfig
+from trunkline.server import GatewayServer
+from trunkline.transports.websocket import WebSocketGateway
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[GatewayServer]:
+    """A gateway in memory that asks nobody to sign in."""
+    async with GatewayServer(GatewayConfig(auth=AuthConfig(mode="none"))) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def guarded() -> AsyncIterator[GatewayServer]:
+    """A gateway in memory with sign-in; `peers.People` knows whom a token names."""
+    config = GatewayConfig(auth=AuthConfig(token="the-owner's-token"))
+    async with GatewayServer(config, authenticator=People()) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def ws_gateway() -> AsyncIterator[WebSocketGateway]:
+    """A gateway on a free port of loopback with sign-in; `peers.People` knows the tokens."""
+    async with WebSocketGateway(guarded_config(), authenticator=People()) as gateway:
+        yield gateway

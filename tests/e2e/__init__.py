@@ -1,0 +1,1 @@
+"""Proofs over real processes that sessions lose nothing."""
