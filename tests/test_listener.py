@@ -310,7 +310,7 @@ class TestRefusals:
         """Before routes are looked at, upgrade or not."""
         seen = []
 
-        def guard(head: RequestHead, peer: Peer, tls: bool) -> Refusal | None:
+        def guard(head: RequestHead, peer: Peer, local: Peer, tls: bool) -> Refusal | None:
             seen.append(head.path)
             return Refusal(421, "not this host") if head.get(b"host") != b"127.0.0.1" else None
 

@@ -126,6 +126,7 @@ async def test_an_agent_may_be_assigned_by_id_capability_or_type(gateway):
         await create(ada, f"s{number}", **wish)
         told = await bot.next("session_info")
         noted = await ada.next("session_info")
+        await bot.next("session_info")
 
         assert (told.data()["status"], told.data()["agentId"]) == ("assigned", "helper")
         assert (told.data()["sessionId"], told.data()["head"]) == (f"s{number}", 0)

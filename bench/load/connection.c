@@ -93,6 +93,14 @@ void connection_open(struct connection *c) {
     connection_flush(c);
 }
 
+void connection_drop(struct connection *c) {
+    close(c->fd);
+    c->stage = CLOSED;
+    c->awaits_write = false;
+    c->rest.length = c->out.length = 0;
+    c->in_flight = 0;
+}
+
 static uint32_t next_mask(void) {
     mask_state ^= mask_state << 13;
     mask_state ^= mask_state >> 7;

@@ -50,6 +50,9 @@ void network_start(int port, const char *token, message_handler handler);
 /* Connect over TCP and send the upgrade request with the bearer token. */
 void connection_open(struct connection *c);
 
+/* Be gone without a word; the connection may be opened again. */
+void connection_drop(struct connection *c);
+
 /* Queue one masked text frame; `connection_flush` sends what is queued. */
 void connection_send(struct connection *c, const char *text, size_t length);
 void connection_flush(struct connection *c);

@@ -12,6 +12,8 @@
 #include "process.h"
 
 #define OPENING_AT_ONCE 32
+#define REOPENING_AT_ONCE 1000 /* about as many as a listener lets wait */
+#define EPOCH_ROOM 65
 #define RING 4096 /* more than the messages that can be on their way at once */
 #define AHEAD 4   /* windows that the slowest member may lag behind the publishers */
 #define SEQ_CHECKED_EVERY 16
@@ -21,7 +23,7 @@
     ((length) >= sizeof "{\"type\":\"" word "\"" - 1 &&    \
      !memcmp(text, "{\"type\":\"" word "\"", sizeof "{\"type\":\"" word "\"" - 1))
 
-enum setup { BARE, MEMBERS, OWN_SESSIONS, ASKERS_AND_AGENT };
+enum setup { BARE, MEMBERS, OWN_SESSIONS, SHARED_SESSIONS, ASKERS_AND_AGENT };
 
 struct scenario {
     const char *name;
@@ -40,7 +42,7 @@ static struct options options;
 static const struct scenario *scenario;
 static struct connection *connections;
 static char filler[TEXT_ROOM];
-static unsigned opened, ready;
+static unsigned opened, ready, opening_at_once = OPENING_AT_ONCE;
 static uint64_t deadline_ns;
 
 /* Units: wanted, begun and finished, since the start. */
@@ -51,6 +53,11 @@ static unsigned seen_by[RING];
 
 /* Delivery times, in `latency`. */
 static uint64_t *samples, sample_count, sample_room, due_ns;
+
+/* In `resume`: each session's epoch, whether clients come back, and where they are up to date. */
+static char (*epochs)[EPOCH_ROOM];
+static bool resuming;
+static uint64_t last_position;
 
 /* -- Waiting ------------------------------------------------------------- */
 
@@ -87,20 +94,22 @@ static void introduce(struct connection *c) {
     c->stage = CONNECTING;
 }
 
-static void session_name(char *to, size_t room, const struct connection *c) {
-    if (scenario->setup == OWN_SESSIONS)
-        snprintf(to, room, "bench-%u", c->index);
-    else
-        snprintf(to, room, "bench");
+static unsigned session_of(const struct connection *c) {
+    return c->index % options.sessions;
 }
 
 static void join(struct connection *c) {
-    char name[32], text[256];
-    session_name(name, sizeof name, c);
-    snprintf(text, sizeof text,
-             "{\"type\":\"session_create\",\"id\":\"join\",\"payload\":"
-             "{\"sessionId\":\"%s\",\"joinIfExists\":true}}",
-             name);
+    char text[256];
+    if (resuming)
+        snprintf(text, sizeof text,
+                 "{\"type\":\"session_join\",\"id\":\"join\",\"payload\":"
+                 "{\"sessionId\":\"bench-%u\",\"since\":{\"epoch\":\"%s\",\"seq\":%" PRIu64 "}}}",
+                 session_of(c), epochs[session_of(c)], c->position);
+    else
+        snprintf(text, sizeof text,
+                 "{\"type\":\"session_create\",\"id\":\"join\",\"payload\":"
+                 "{\"sessionId\":\"bench-%u\",\"joinIfExists\":true}}",
+                 session_of(c));
     send_text(c, text);
     c->stage = JOINING;
 }
@@ -110,6 +119,30 @@ static void register_agent(struct connection *c) {
               "{\"type\":\"agent_register\",\"id\":\"register\",\"payload\":{\"id\":\"a1\","
               "\"type\":\"custom\",\"name\":\"bench\",\"capabilities\":{\"tools\":[\"bench\"]}}}");
     c->stage = JOINING;
+}
+
+_Noreturn static void refuse(struct connection *c, const char *text, size_t length) {
+    fail("connection %u: unexpected: %.*s", c->index, (int)(length < 500 ? length : 500), text);
+}
+
+/* What follows `name` in the text, which must be there. */
+static const char *value_of(struct connection *c, const char *text, size_t length,
+                            const char *name) {
+    const char *found = memmem(text, length, name, strlen(name));
+    if (!found) refuse(c, text, length);
+    return found + strlen(name);
+}
+
+/* A session's epoch as its members learn it, or the promise that nothing is skipped. */
+static void check_joined(struct connection *c, const char *text, size_t length) {
+    if (resuming) {
+        value_of(c, text, length, "\"recovery\":\"resumed\"");
+        return;
+    }
+    const char *epoch = value_of(c, text, length, "\"epoch\":\"");
+    const char *end = memchr(epoch, '"', (size_t)(text + length - epoch));
+    if (!end || end - epoch >= EPOCH_ROOM) refuse(c, text, length);
+    snprintf(epochs[session_of(c)], EPOCH_ROOM, "%.*s", (int)(end - epoch), epoch);
 }
 
 static void become_ready(struct connection *c) {
@@ -139,6 +172,7 @@ static void continue_setup(struct connection *c, const char *text, size_t length
         after_hello(c);
     } else if (c->stage == JOINING && (IS(text, length, "session_info") ||
                                        IS(text, length, "agent_registered"))) {
+        if (scenario->setup == SHARED_SESSIONS) check_joined(c, text, length);
         become_ready(c);
     } else {
         fail("connection %u: unexpected in stage %d: %.*s", c->index, c->stage, (int)length, text);
@@ -155,7 +189,7 @@ static void handle_message(struct connection *c, const char *text, size_t length
 
 static void open_up_to(uint64_t wanted) {
     while (ready < wanted) {
-        while (opened < wanted && opened - ready < OPENING_AT_ONCE) {
+        while (opened < wanted && opened - ready < opening_at_once) {
             connections[opened].index = opened;
             connection_open(&connections[opened++]);
         }
@@ -165,10 +199,6 @@ static void open_up_to(uint64_t wanted) {
 
 /* -- Messages -------------------------------------------------------------- */
 
-_Noreturn static void refuse(struct connection *c, const char *text, size_t length) {
-    fail("connection %u: unexpected: %.*s", c->index, (int)(length < 500 ? length : 500), text);
-}
-
 static void send_ping(struct connection *c) {
     char text[128];
     snprintf(text, sizeof text, "{\"type\":\"ping\",\"id\":\"p%" PRIu64 "\"}", c->sent);
@@ -176,12 +206,11 @@ static void send_ping(struct connection *c) {
 }
 
 static void send_chat(struct connection *c) {
-    char name[32], text[TEXT_ROOM + 256];
-    session_name(name, sizeof name, c);
+    char text[TEXT_ROOM + 256];
     snprintf(text, sizeof text,
-             "{\"type\":\"chat\",\"id\":\"c%u-%" PRIu64 "\",\"sessionId\":\"%s\",\"payload\":"
+             "{\"type\":\"chat\",\"id\":\"c%u-%" PRIu64 "\",\"sessionId\":\"bench-%u\",\"payload\":"
              "{\"message\":\"%020" PRIu64 "%s\"}}",
-             c->index, c->sent, name, due_ns, filler);
+             c->index, c->sent, session_of(c), due_ns, filler);
     send_text(c, text);
 }
 
@@ -192,14 +221,6 @@ static void send_request(struct connection *c) {
              "{\"capability\":\"bench\",\"params\":{\"text\":\"%s\"}}}",
              c->sent, filler);
     send_text(c, text);
-}
-
-/* What follows `name` in the text, which must be there. */
-static const char *value_of(struct connection *c, const char *text, size_t length,
-                            const char *name) {
-    const char *found = memmem(text, length, name, strlen(name));
-    if (!found) refuse(c, text, length);
-    return found + strlen(name);
 }
 
 static void finish_one(struct connection *c) {
@@ -243,6 +264,16 @@ static void handle_delivery(struct connection *c, const char *text, size_t lengt
         *seen = 0;
         completed++;
     }
+}
+
+static void handle_missed(struct connection *c, const char *text, size_t length) {
+    if (IS(text, length, "ack"))
+        c->in_flight--;
+    else if (!IS(text, length, "chat"))
+        refuse(c, text, length);
+    advance(c, text, length);
+    if (c->position > last_position) fail("connection %u: more messages than were sent", c->index);
+    completed += c->position == last_position;
 }
 
 static void handle_timed_delivery(struct connection *c, const char *text, size_t length) {
@@ -392,12 +423,59 @@ static void measure_latency(void) {
            (double)samples[sample_count - 1] / 1e3);
 }
 
+/* Send to each session from a member of its own, then wait until `receivers` have everything. */
+static void publish_to_all(struct connection *first, uint64_t messages, uint64_t receivers) {
+    last_position += messages;
+    goal = receivers;
+    for (completed = 0; completed < goal; wait_for_network(0)) {
+        for (struct connection *c = first; c < first + options.sessions; c++) {
+            while (c->in_flight < options.depth && c->position + c->in_flight < last_position)
+                issue(c);
+            if (c->out.length && !c->awaits_write) connection_flush(c);
+        }
+    }
+}
+
+static void drop(struct connection *first, unsigned count) {
+    for (struct connection *c = first; c < first + count; c++) connection_drop(c);
+}
+
+/*
+ * All clients are lost at once, miss messages, and come back at once. They are
+ * live when each has all it missed; whether they are is seen by one more message.
+ */
+static void measure_resume(void) {
+    struct connection *publishers = connections + options.connections;
+    drop(connections, options.connections);
+    open_up_to(options.connections + options.sessions);
+    publish_to_all(publishers, options.count, options.sessions);
+    drop(publishers, options.sessions);
+    wait_for_quiet();
+    usleep(500 * 1000); /* the server has noticed that they are gone */
+
+    struct reading from = read_now();
+    opened = ready = 0;
+    resuming = true;
+    opening_at_once = REOPENING_AT_ONCE;
+    goal = options.connections;
+    completed = 0;
+    open_up_to(options.connections);
+    while (completed < goal) wait_for_network(0);
+    struct reading to = read_now();
+
+    publish_to_all(connections, 1, options.connections);
+    printf("{\"units\": %u, \"seconds\": %.4f, \"cpu_s\": %.4f}\n", options.connections,
+           (double)(to.wall_ns - from.wall_ns) / 1e9,
+           (double)(to.server_ns - from.server_ns) / 1e9);
+}
+
 static const struct scenario scenarios[] = {
     {"echo", BARE, send_ping, handle_pong, run_saturated, measure_cpu},
     {"fanout", MEMBERS, send_chat, handle_delivery, run_saturated, measure_cpu},
     {"publish", OWN_SESSIONS, send_chat, handle_own_ack, run_saturated, measure_cpu},
     {"request", ASKERS_AND_AGENT, send_request, handle_routed, run_saturated, measure_cpu},
     {"latency", MEMBERS, send_chat, handle_timed_delivery, run_paced, measure_latency},
+    {"resume", SHARED_SESSIONS, send_chat, handle_missed, NULL, measure_resume},
     {"connect", BARE, NULL, refuse, run_connects, measure_cpu},
     {"idle", BARE, NULL, refuse, run_connects, measure_memory},
 };
@@ -417,8 +495,10 @@ void scenario_run(const struct options *given) {
     if (options.publishers > options.connections) fail("more publishers than connections");
     memset(filler, 'x', options.size);
     if (!scenario->send_one) options.connections = (unsigned)(options.warmup + options.count);
-    connections = calloc(options.connections, sizeof *connections);
-    if (!connections) fail("out of memory");
+    if (options.connections % options.sessions) fail("--connections is no multiple of --sessions");
+    connections = calloc(options.connections + options.sessions, sizeof *connections);
+    epochs = calloc(options.sessions, sizeof *epochs);
+    if (!connections || !epochs) fail("out of memory");
     deadline_ns = now_ns() + options.deadline * 1000000000ull;
     network_start(options.port, options.token, handle_message);
     if (scenario->send_one) open_up_to(options.connections);

@@ -11,13 +11,14 @@ struct options {
     int port;
     pid_t pid;            /* the server, whose CPU time and memory are read */
     unsigned connections; /* that take part */
+    unsigned sessions;    /* that the connections share, in turn */
     unsigned publishers;  /* members that send, in `fanout` */
     unsigned depth;       /* requests in flight per sending connection */
     unsigned size;        /* bytes of text in each chat or request */
     unsigned rate;        /* messages per second, in `latency` */
     unsigned deadline;    /* seconds until an unfinished run is a failure */
     uint64_t warmup;      /* units before the measured ones */
-    uint64_t count;       /* units that are measured */
+    uint64_t count;       /* units that are measured; in `resume`, messages missed */
 };
 
 /* Run it and print one line of JSON; whatever is lost or refused ends the process. */

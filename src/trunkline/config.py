@@ -146,8 +146,9 @@ class SessionsConfig(Group, frozen=True, kw_only=True):
 class HistoryConfig(Group, frozen=True, kw_only=True):
     """Where the sessions' logs live and for how long."""
 
-    store: Literal["memory", "sqlite"] = "memory"
-    """``memory`` forgets at exit."""
+    store: Literal["memory", "sqlite"] = "sqlite"
+    """``sqlite`` keeps them in the data folder; ``memory`` forgets at exit. For `trunkline serve`
+    and `demo`; a gateway made in Python keeps them where its ``history`` argument says."""
     durability: Literal["process", "disk"] = "process"
     """What acknowledged messages survive: a crash of the process, or a power loss."""
     max_messages: Annotated[int, Meta(ge=1)] = 10_000

@@ -69,7 +69,7 @@ class Replay:
         live: Called in the step in which the connection becomes a member.
     """
 
-    __slots__ = ("_after", "_client", "_feed", "_half", "_history", "_live", "_task")
+    __slots__ = ("_after", "_client", "_epoch", "_feed", "_half", "_history", "_live", "_task")
 
     def __init__(
         self,
@@ -81,6 +81,7 @@ class Replay:
         live: Callable[[Client], None],
     ) -> None:
         self._feed = feed
+        self._epoch = feed.epoch
         self._client = client
         self._history = history
         self._after = after
@@ -100,6 +101,11 @@ class Replay:
         if self._task is not None:
             self._task.cancel()
 
+    async def ended(self) -> None:
+        """Wait until the connection has caught up, or will not."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
     async def _run(self) -> None:
         try:
             await self._catch_up()
@@ -114,6 +120,8 @@ class Replay:
             page = await self._history.read(feed.session_id, self._after, PAGE_MESSAGES, PAGE_BYTES)
             if self._client.phase is Phase.CLOSED:
                 return
+            if feed.epoch != self._epoch:
+                break
             if not page or page[0].seq != self._after + 1:
                 # Retention overtook a slow reader: it must see the reset.
                 self._close(CloseCode.TOO_SLOW, "trimmed")
@@ -121,6 +129,10 @@ class Replay:
             # What is stored but not delivered yet will come live.
             self._write([stored for stored in page if stored.seq <= feed.head])
             await asyncio.sleep(0)  # others have their turn, and the transport writes
+        if feed.epoch != self._epoch:
+            # The log was found damaged: the reader must see the reset.
+            self._close(CloseCode.TOO_SLOW, "the log has changed")
+            return
         self._live(self._client)
 
     def _close(self, code: CloseCode, text: str) -> None:

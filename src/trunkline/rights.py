@@ -112,7 +112,7 @@ RIGHTS: dict[str, Right] = {
     "session_patch": _owner(),
     "session_patch:admin": Right(webchat="session:admin", control="session:admin"),
     "chat": _speakers("own"),
-    "presence": _speakers("own"),
+    "presence": _all("own"),
     "chat_stream": _RUN,
     "chat_complete": _RUN,
     "tool_start": _RUN,

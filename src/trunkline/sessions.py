@@ -450,7 +450,8 @@ class SessionManager:
         """
         Make a client a member at the right place of the queue, and tell it.
 
-        Returns once it is done, so that what the client sent next finds it a member.
+        Returns once the client has caught up: an ack stands in its message's
+        place, so what it sends meanwhile must be stored behind the replay.
         """
 
         def run() -> None:
@@ -465,6 +466,9 @@ class SessionManager:
                 self._join(session, client, message, status, since, tail)
 
         await session.feed.run(run, client)
+        replay = session.replays.get(client)
+        if replay is not None:
+            await replay.ended()
 
     def _join(
         self,

@@ -79,8 +79,11 @@ _REFUSAL_HEADERS = (
 OnHead = Callable[[RequestHead, Peer, bool], Receiver | Refusal | None]
 """Judges an upgrade: its head, the peer's address, whether it came by TLS. None is a 404."""
 
-Guard = Callable[[RequestHead, Peer, bool], Refusal | None]
-"""Judges every head, before any route is looked at."""
+Guard = Callable[[RequestHead, Peer, Peer, bool], Refusal | None]
+"""
+Judges every head, before any route is looked at: the peer's address, the one
+of ours that it reached, whether it came by TLS.
+"""
 
 
 class ListenerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -333,8 +336,9 @@ class OnePort(asyncio.Protocol):
         if secret_in_query(head.query):
             return Refusal(400, "a credential does not belong into a URL")
         peer = self._transport.get_extra_info("peername")
+        local = self._transport.get_extra_info("sockname")
         is_tls = self._transport.get_extra_info("ssl_object") is not None
-        if listener.guard is not None and (refusal := listener.guard(head, peer, is_tls)):
+        if listener.guard is not None and (refusal := listener.guard(head, peer, local, is_tls)):
             return refusal
         refusal = _misplaced(head, listener.listening)
         if refusal is not None or not head.is_upgrade:

@@ -293,21 +293,21 @@ class WebSocketGateway(GatewayServer):
 
     # Who may connect
 
-    def _guard(self, head: RequestHead, address: Any, tls: bool) -> Refusal | None:
+    def _guard(self, head: RequestHead, address: Any, local: Any, tls: bool) -> Refusal | None:
         """Judge the Host, the Origin and the proxies of any request."""
         try:
             told = self._proxies.attribute(address[0], head.headers)
-            self._check_names(head, told, tls)
+            self._check_names(head, told, local[0], tls)
         except (Refused, BadForwarding) as refused:
             return Refusal(refused.status, refused.reason)
         return None
 
-    def _check_names(self, head: RequestHead, told: Attribution, tls: bool) -> None:
+    def _check_names(self, head: RequestHead, told: Attribution, local: str, tls: bool) -> None:
         scheme = told.scheme or ("https" if tls else "http")
         host: list[bytes | str] = [told.host] if told.host is not None else [*head.all(b"host")]
         origin = head.all(b"origin")
         if not head.is_upgrade and head.method in SAFE_METHODS and not origin:
-            self._hosts.check(host, scheme=scheme)
+            self._hosts.check(host, scheme=scheme, local_address=local)
             return
         check_request(
             self._hosts,
@@ -315,6 +315,7 @@ class WebSocketGateway(GatewayServer):
             host=host,
             origin=origin,
             scheme=scheme,
+            local_address=local,
             sec_fetch_site=head.get(b"sec-fetch-site") is not None,
             ambient_credential=told.user is not None or head.get(b"cookie") is not None,
         )
