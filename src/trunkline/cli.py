@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trunkline import cli_client
+from trunkline import cli_client, cli_sessions
 from trunkline.cli_client import (
     FAILED,
     USAGE,
@@ -196,7 +196,33 @@ def chat(
 app.command()(cli_client.status)
 app.command()(cli_client.send)
 app.command()(cli_client.agents)
-app.command()(cli_client.sessions)
+app.add_typer(cli_sessions.app, name="sessions")
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="A new file; nothing is replaced.")],
+    data_dir: DataDir = None,
+) -> None:
+    """
+    Copy the sessions, their logs and records into a file, while the gateway runs.
+
+    To go back to it, stop the gateway and put the file in the place of log.db
+    in the data folder, without the files beside it. Clients notice, and do not
+    take the restored log for the one they knew.
+    """
+    from trunkline.history.sqlite import backup_file
+    from trunkline.run import LOG_FILE
+    from trunkline.settings import data_folder
+
+    source = data_folder(os.environ, data_dir) / LOG_FILE
+    try:
+        backup_file(source, file)
+    except FileExistsError:
+        complain(f"{file} exists already", FAILED)
+    except (OSError, ConfigError) as error:
+        complain(f"no backup of {source}: {error}", FAILED)
+    print(f"{source} is copied to {file}", flush=True)
 
 
 @config_app.command("default")

@@ -15,7 +15,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
@@ -155,7 +154,7 @@ def status(
             "agentsOnline": sum(agent.status != "offline" for agent in state.agents),
             "clients": len(state.presence),
         }
-        show(facts, _columns([(name, str(value)) for name, value in facts.items()]), as_json)
+        show(facts, columns([(name, str(value)) for name, value in facts.items()]), as_json)
 
     finish(main())
 
@@ -199,34 +198,12 @@ def agents(
         for agent in found:
             tools = (t if isinstance(t, str) else t.name for t in agent.capabilities.tools)
             rows.append((agent.id, agent.status, agent.agent_type, agent.name, ", ".join(tools)))
-        show(msgspec.to_builtins(found), _columns(rows), as_json)
+        show(msgspec.to_builtins(found), columns(rows), as_json)
 
     finish(main())
 
 
-def sessions(
-    url: Url = DEFAULT_URL,
-    token: Token = None,
-    password: Password = None,
-    data_dir: DataDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the sessions that one may see."""
-
-    async def main() -> None:
-        async with connected(url, credential(url, token, password, data_dir)) as gateway:
-            found = await gateway.sessions()
-        rows = [("SESSION", "NAME", "MEMBERS", "MESSAGES", "CREATED")]
-        for entry in found:
-            made = datetime.fromtimestamp(entry.created_at / 1000).strftime("%Y-%m-%d %H:%M")
-            counts = str(entry.member_count), str(entry.head)
-            rows.append((entry.session_id, entry.name or "", *counts, made))
-        show(msgspec.to_builtins(found), _columns(rows), as_json)
-
-    finish(main())
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
     """Align rows; what strangers named is made visible first."""
     from trunkline.logs import escape
 

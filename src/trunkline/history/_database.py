@@ -414,23 +414,38 @@ class Database:
         Raises:
             FileExistsError: There is a file at `path`.
         """
-        await asyncio.to_thread(self._backup, Path(path))
+        await asyncio.to_thread(copy_database, self.path, Path(path), self._failpoint)
 
-    def _backup(self, path: Path) -> None:
-        partial = path.with_name(f"{path.name}.partial")
-        partial.unlink(missing_ok=True)
-        os.close(create_private(partial))
-        try:
-            with closing(_connection(self.path)) as source, closing(_connection(partial)) as copy:
-                source.backup(copy)
-                copy.execute("PRAGMA journal_mode = delete")
-                copy.execute("PRAGMA synchronous = FULL")
-                copy.execute("UPDATE meta SET restored = 1")
-            self._failpoint("backup")
-            os.link(partial, path)  # unlike a rename, it replaces nothing
-        finally:
-            partial.unlink()
-        sync_folder(path)
+
+def copy_database(
+    source: Path, target: Path, failpoint: Callable[[str], None] = lambda name: None
+) -> None:
+    """
+    Copy a database as it is at one moment, whoever uses it meanwhile.
+
+    Raises:
+        FileExistsError: There is a file at `target`.
+        FileNotFoundError: There is none at `source`.
+        sqlite3.Error: It cannot be read, or the copy not be written.
+    """
+    if not source.exists():
+        raise FileNotFoundError(f"there is no {source}")
+    if target.exists():
+        raise FileExistsError(f"there is a {target}")
+    partial = target.with_name(f"{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    os.close(create_private(partial))
+    try:
+        with closing(_connection(source)) as original, closing(_connection(partial)) as copy:
+            original.backup(copy)
+            copy.execute("PRAGMA journal_mode = delete")
+            copy.execute("PRAGMA synchronous = FULL")
+            copy.execute("UPDATE meta SET restored = 1")
+        failpoint("backup")
+        os.link(partial, target)  # unlike a rename, it replaces nothing
+    finally:
+        partial.unlink()
+    sync_folder(target)
 
 
 def _insert_all(db: sqlite3.Connection, values: Sequence[Any]) -> None:

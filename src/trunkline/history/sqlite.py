@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import structlog
 
+from trunkline.errors import ConfigError
 from trunkline.history import (
     Append,
     Bounds,
@@ -24,7 +25,7 @@ from trunkline.history import (
     Stored,
 )
 from trunkline.history import _rows as rows
-from trunkline.history._database import Damage, Database, is_damage, is_full
+from trunkline.history._database import Damage, Database, copy_database, is_damage, is_full
 from trunkline.history._rows import PAGE_BYTES, PAGE_ROWS, SEQ_BITS, SEQ_MAX, Log
 from trunkline.payloads.base import Durability
 
@@ -482,3 +483,20 @@ def _failure(error: sqlite3.Error) -> HistoryError:
     if is_full(error):
         return StorageFull("the log has no room")
     return HistoryError(f"the log cannot be used: {error}")
+
+
+def backup_file(source: Path, target: Path) -> None:
+    """
+    Copy a log file that a gateway may be using, from another process.
+
+    Every session gets a new epoch when a gateway starts with the copy.
+
+    Raises:
+        FileExistsError: There is a file at `target`.
+        FileNotFoundError: There is none at `source`.
+        ConfigError: The file cannot be read as one of ours.
+    """
+    try:
+        copy_database(source, target)
+    except sqlite3.Error as error:
+        raise ConfigError(f"{source} cannot be copied: {error}") from error
