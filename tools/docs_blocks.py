@@ -220,13 +220,18 @@ def walk(group: typer.Typer, name: str) -> Iterator[tuple[str, Callable[..., Any
         yield f"{name} {command.name or command.callback.__name__}", command.callback
     for below in group.registered_groups:
         assert below.typer_instance is not None
+        callback = below.typer_instance.registered_callback
+        if callback is not None and callback.callback is not None:
+            yield f"{name} {below.name}", callback.callback
         yield from walk(below.typer_instance, f"{name} {below.name}")
 
 
 def _command(name: str, function: Callable[..., Any]) -> str:
     hints = get_type_hints(function, include_extras=True)
     rows = [
-        _parameter(p, *get_args(hints[p.name])) for p in signature(function).parameters.values()
+        _parameter(p, *get_args(hints[p.name]))
+        for p in signature(function).parameters.values()
+        if hints[p.name] is not typer.Context
     ]
     head = f"### `{name}`\n\n{source.markdown(function.__doc__ or '')}"
     if not rows:
@@ -236,7 +241,7 @@ def _command(name: str, function: Callable[..., Any]) -> str:
 
 def _parameter(parameter: Parameter, kind: Any, info: Any) -> tuple[str, str, str, str]:
     if isinstance(info, ArgumentInfo):
-        spelling = parameter.name.upper()
+        spelling = info.metavar or parameter.name.upper()
     else:
         # Typer keeps the first declaration of an annotated option as its default.
         named = info.default if isinstance(info.default, str) else None
