@@ -7,7 +7,9 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from operator import ge, le
 from pathlib import Path
 from statistics import median
 
@@ -17,12 +19,21 @@ from servers import CONFIG, NODE, Kind
 Figures = dict[tuple[str, str, str], list[float]]
 """(scenario, metric, server) to one figure per round."""
 
-UNITS = {"cpu_us": "CPU µs", "rss_kb": "RSS kB", "p50_us": "p50 µs", "p99_us": "p99 µs"}
+UNITS = {
+    "cpu_us": "CPU µs",
+    "cpu_s": "CPU s",
+    "per_second": "per second",
+    "seconds": "seconds",
+    "rss_kb": "RSS kB",
+    "rss_mb": "RSS MB",
+    "p50_us": "p50 µs",
+    "p99_us": "p99 µs",
+}
 
 
 def digits(value: float) -> str:
     """A figure with three significant digits, never in exponents."""
-    if value >= 100:
+    if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
@@ -55,17 +66,18 @@ def figure_table(scenarios: Iterable[Scenario], kinds: Sequence[Kind], figures: 
 
 def reached(target: Target, figures: Figures) -> list[float]:
     """Our figure in terms of the target, one per round; empty if something was not measured."""
-    ours = figures.get((target.scenario, target.metric, "trunkline"), [])
+    ours = figures.get((target.scenario, target.metric, target.server), [])
     if target.baseline is None:
         return ours
     theirs = figures.get((target.scenario, target.metric, target.baseline), [])
     # Within a round, since the rounds are interleaved: what slows one slows both.
-    return [a / b for a, b in zip(ours, theirs, strict=False)]
+    pairs = zip(ours, theirs, strict=False)
+    return [a - b if target.difference else a / b for a, b in pairs]
 
 
 def target_table(figures: Figures) -> str:
     """Each target with what was reached, or an empty text if none was measured."""
-    rows = [["scenario", "figure", "against", "target", "reached", ""]]
+    rows = [["scenario", "server", "figure", "against", "target", "reached", ""]]
     for target in TARGETS:
         values = reached(target, figures)
         if values:
@@ -74,11 +86,12 @@ def target_table(figures: Figures) -> str:
 
 
 def _target_row(target: Target, values: list[float]) -> list[str]:
-    unit = "x" if target.baseline else " kB"
-    verdict = "ok" if median(values) <= target.limit else "missed"
-    limit = f"≤ {digits(target.limit)}{unit}"
-    against = target.baseline or "-"
-    return [target.scenario, UNITS[target.metric], against, limit, spread(values), verdict]
+    sign, relation = ("≥", ge) if target.at_least else ("≤", le)
+    unit = "x" if target.baseline and not target.difference else ""
+    limit = f"{sign} {'+' * target.difference}{digits(target.limit)}{unit}"
+    verdict = "ok" if relation(median(values), target.limit) else "missed"
+    what = [target.scenario, target.server, UNITS[target.metric], target.baseline or "-"]
+    return [*what, limit, spread(values), verdict]
 
 
 def noise(figures: Figures) -> str:
@@ -143,15 +156,6 @@ def as_json(figures: Figures, facts: dict[str, str], failures: Sequence[str]) ->
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for (scenario, metric, server), values in figures.items():
         results.setdefault(scenario, {}).setdefault(metric, {})[server] = values
-    targets = [
-        {
-            "scenario": target.scenario,
-            "metric": target.metric,
-            "baseline": target.baseline,
-            "limit": target.limit,
-            "reached": reached(target, figures),
-        }
-        for target in TARGETS
-    ]
+    targets = [{**asdict(target), "reached": reached(target, figures)} for target in TARGETS]
     whole = {"machine": facts, "results": results, "targets": targets, "failures": list(failures)}
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"

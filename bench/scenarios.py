@@ -10,8 +10,8 @@ class Scenario:
     """One row of the report: a run of the load generator against each server."""
 
     name: str
-    program: str
-    """The generator's own word for it (`bench/load/scenario.c`)."""
+    program: str | None
+    """The generator's own word for it (`bench/load/scenario.c`); None: only the start counts."""
     unit: str
     """What one unit of work is."""
     warmup: int
@@ -19,16 +19,15 @@ class Scenario:
     count: int
     """Measured units; in `fanout` and `latency`, messages and not deliveries."""
     metrics: tuple[str, ...] = ("cpu_us",)
-    """Which of the generator's figures are reported; less is better for all of them."""
+    """Which of the figures are reported; less is better, except `per_second`."""
     options: dict[str, int] = field(default_factory=dict)
     """Further options of the generator."""
-    only_gateway: bool = False
-    """Whether there is nothing to compare with in the baselines."""
-    by_default: bool = True
-    """Whether it runs when it is not asked for by name."""
+    servers: tuple[str, ...] = ("trunkline", "node", "send", "joined")
+    """Which kinds of servers it runs against."""
 
     def arguments(self) -> list[str]:
         """The generator's command line, without the server's address."""
+        assert self.program is not None
         options = {"warmup": self.warmup, "count": self.count, **self.options}
         return [self.program, *(word for k, v in options.items() for word in (f"--{k}", str(v)))]
 
@@ -39,18 +38,26 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Target:
-    """A figure to reach: absolute, or as a multiple of a baseline's."""
+    """A figure to reach: absolute, or compared with another server's."""
 
     scenario: str
     metric: str
     limit: float
     baseline: str | None = None
-    """The baseline that `limit` multiplies; none: `limit` is in the metric's own unit."""
+    """The server that `limit` multiplies; none: `limit` is in the metric's own unit."""
+    server: str = "trunkline"
+    """Whose figure it is."""
+    difference: bool = False
+    """Whether `limit` is added to the baseline's figure instead."""
+    at_least: bool = False
+    """Whether more is better."""
 
 
 CPU = "cpu_us"
 SATURATING = {"publishers": 4, "depth": 16, "size": 100}
 """64 messages in flight, from four members at once."""
+
+RESUMING = {"connections": 5000, "depth": 16, "size": 180}
 
 SCENARIOS = [
     Scenario(
@@ -83,15 +90,46 @@ SCENARIOS = [
         metrics=("rss_kb",),
     ),
     Scenario(
-        "latency", "latency", "50 messages/s to 100 members, send to delivery", 50, 250,
+        "latency", "latency", "50 messages/s to 100 members, send to delivery", 50, 150,
         metrics=("p50_us", "p99_us"),
         options={"connections": 100, "rate": 50, "size": 100},
     ),
     Scenario(
-        "publish", "publish", "durable chat to its ack, 50 sessions with 64 in flight",
-        8_000, 40_000,
-        options={"connections": 50, "depth": 64, "size": 180},
-        by_default=False,
+        "publish", "publish", "chat of 200 B to its ack, 50 sessions, 64 in flight each",
+        10_000, 60_000,
+        metrics=("per_second", CPU),
+        options={"connections": 50, "sessions": 50, "depth": 64, "size": 180},
+        servers=("trunkline", "process", "unpinned", "disk"),
+    ),
+    Scenario(
+        "durable-fanout", "fanout", "fanout-100 with the log in a file", 1_000, 5_000,
+        options={"connections": 100, **SATURATING},
+        servers=("trunkline", "process"),
+    ),
+    Scenario(
+        "durable-latency", "latency", "latency with the log in a file", 50, 150,
+        metrics=("p50_us", "p99_us"),
+        options={"connections": 100, "rate": 50, "size": 100},
+        servers=("trunkline", "process", "disk"),
+    ),
+    Scenario(
+        "resume-50", "resume", "5,000 clients lost at once to live, 100 messages behind",
+        0, 100,
+        metrics=("seconds", "cpu_s"),
+        options={"sessions": 50, **RESUMING},
+        servers=("process",),
+    ),
+    Scenario(
+        "resume-1", "resume", "the same, all in one session",
+        0, 100,
+        metrics=("seconds", "cpu_s"),
+        options={"sessions": 1, **RESUMING},
+        servers=("process",),
+    ),
+    Scenario(
+        "ready", None, "start to /readyz, with an empty log and a million messages", 0, 0,
+        metrics=("seconds", "rss_mb"),
+        servers=("process", "loaded"),
     ),
 ]  # fmt: skip
 
@@ -104,4 +142,12 @@ TARGETS = [
     Target("connect", CPU, 0.8, "node"),
     Target("idle", "rss_kb", 14.0),
     Target("latency", "p99_us", 1.0, "node"),
+    Target("publish", "per_second", 30_000, server="process", at_least=True),
+    Target("publish", CPU, 1e6 / 30_000, server="process"),
+    Target("durable-fanout", CPU, 1.5, "trunkline", server="process"),
+    Target("durable-latency", "p50_us", 2_000, "trunkline", server="process", difference=True),
+    Target("resume-50", "seconds", 10.0, server="process"),
+    Target("resume-1", "seconds", 10.0, server="process"),
+    Target("ready", "seconds", 2.0, server="loaded"),
+    Target("ready", "rss_mb", 1.05, "process", server="loaded"),
 ]

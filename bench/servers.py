@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 BENCH = Path(__file__).resolve().parent
 BUILD = BENCH / ".build"
@@ -20,6 +21,10 @@ LOAD = BUILD / "load"
 FLOOR = BUILD / "floor"
 NODE = BENCH / "baselines" / "node"
 CONFIG = BENCH / "config.toml"
+DATA = BUILD / "data"
+"""The gateway's data folder, which each run begins without."""
+FILLED = BUILD / "filled"
+"""Another one, with a log of a million messages."""
 
 START_TIMEOUT = 15.0
 """Seconds until a server that has not told its port has failed."""
@@ -39,6 +44,8 @@ class Kind:
     title: str
     command: tuple[str, ...]
     """How to start it; `TOKEN` stands for the credential of the run."""
+    one_core: bool = True
+    """Whether it is kept on a core of its own; else it may use all."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +56,25 @@ class Running:
     port: int
     token: str
     log: Path
+    began: float
+    """When it was started, by the monotonic clock."""
 
 
-TRUNKLINE = Kind(
-    "trunkline",
-    "Trunkline",
-    (
-        *(str(Path(sys.executable).parent / "trunkline"), "serve", "--port", "0"),
-        *("--auth", "token", "--token", "TOKEN", "--history", "memory", "--config", str(CONFIG)),
-    ),
-)
+def _gateway(*more: str) -> tuple[str, ...]:
+    program = str(Path(sys.executable).parent / "trunkline")
+    credential = ("--auth", "token", "--token", "TOKEN")
+    return (program, "serve", "--port", "0", *credential, "--config", str(CONFIG), *more)
+
+
+def _stored(durability: str, folder: Path = DATA) -> tuple[str, ...]:
+    return _gateway("--history", "sqlite", "--durability", durability, "--data-dir", str(folder))
+
+
+TRUNKLINE = Kind("trunkline", "Trunkline", _gateway("--history", "memory"))
+PROCESS = Kind("process", "SQLite, process", _stored("process"))
+UNPINNED = Kind("unpinned", "the same, unpinned", _stored("process"), one_core=False)
+DISK = Kind("disk", "SQLite, disk", _stored("disk"))
+LOADED = Kind("loaded", "SQLite, 1M messages", _stored("process", FILLED))
 NODE_WS = Kind("node", "Node ws", ("node", str(NODE / "server.js"), "TOKEN"))
 FLOOR_SEND = Kind("send", "C, send", (str(FLOOR), "--token", "TOKEN", "--mode", "send"))
 FLOOR_JOINED = Kind("joined", "C, joined", (str(FLOOR), "--token", "TOKEN", "--mode", "joined"))
@@ -102,7 +118,7 @@ def prepare() -> tuple[list[Kind], list[str]]:
     else:
         kinds.insert(0, NODE_WS)
     if Path(TRUNKLINE.command[0]).exists():
-        kinds.insert(0, TRUNKLINE)
+        kinds = [TRUNKLINE, *kinds, PROCESS, UNPINNED, DISK, LOADED]
     else:
         skipped.append(f"{TRUNKLINE.title} is left out: it is not installed beside this Python")
     return kinds, skipped
@@ -116,6 +132,15 @@ def _why_no_node() -> str:
     except BenchError as error:
         return str(error)
     return ""
+
+
+def fill() -> None:
+    """Make the long log anew; raises `BenchError` if that fails."""
+    shutil.rmtree(FILLED, ignore_errors=True)
+    command = [sys.executable, str(BENCH / "fill.py"), str(FILLED)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"the long log could not be written:\n{done.stderr}")
 
 
 def cores() -> tuple[set[int], set[int]]:
@@ -141,12 +166,16 @@ def running(kind: Kind) -> Iterator[Running]:
     token = secrets.token_hex(32)
     log = BUILD / f"{kind.name}.log"
     command = [token if word == "TOKEN" else word for word in kind.command]
-    with log.open("wb") as output, pinned(cores()[0]):
+    shutil.rmtree(DATA, ignore_errors=True)
+    usable = cores()[0] if kind.one_core else os.sched_getaffinity(0)
+    began = time.monotonic()
+    with log.open("wb") as output, pinned(usable):
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=_environment()
         )
     try:
-        yield Running(process.pid, _wait_for_port(kind, process, log), token, log)
+        port = _wait_for_port(kind, process, log)
+        yield Running(process.pid, port, token, log, began)
     finally:
         process.kill()
         process.wait()
@@ -155,7 +184,7 @@ def running(kind: Kind) -> Iterator[Running]:
 def _environment() -> dict[str, str]:
     """Ours, without what would configure the gateway behind the committed file's back."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("TRUNKLINE_")}
-    return {**kept, "TRUNKLINE_DATA_DIR": str(BUILD / "data"), "NODE_ENV": "production"}
+    return {**kept, "TRUNKLINE_DATA_DIR": str(DATA), "NODE_ENV": "production"}
 
 
 def _wait_for_port(kind: Kind, process: subprocess.Popen[bytes], log: Path) -> int:
@@ -164,8 +193,23 @@ def _wait_for_port(kind: Kind, process: subprocess.Popen[bytes], log: Path) -> i
         found = LISTENING.search(log.read_text(errors="replace"))
         if found:
             return int(found[1])
-        time.sleep(0.02)
+        time.sleep(0.01)
     raise BenchError(f"{kind.title} did not start:\n{tail(log)}")
+
+
+def wait_until_ready(server: Running) -> float:
+    """Wait until the gateway says that it is ready; returns the seconds since its start."""
+    try:
+        with urlopen(f"http://127.0.0.1:{server.port}/readyz", timeout=START_TIMEOUT):
+            return time.monotonic() - server.began
+    except OSError as error:
+        raise BenchError(f"the gateway is not ready: {error}") from error
+
+
+def resident(pid: int) -> int:
+    """Resident memory of a process, in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def tail(log: Path, lines: int = 20) -> str:
