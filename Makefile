@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 CODE := src tests bench examples tools
 
-.PHONY: run test setup check docs bench lock clean
+.PHONY: run test setup check docs bench battery-quick battery lock clean
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,7 +18,14 @@ run: setup
 	$(BIN)/trunkline demo
 
 test: setup
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n auto --dist loadfile
+
+# The proofs of tests/e2e at their full length; battery-quick takes at most half an hour.
+battery-quick: setup
+	BATTERY=quick $(BIN)/python -m pytest tests/e2e --timeout 1800
+
+battery: setup
+	BATTERY=full $(BIN)/python -m pytest tests/e2e --timeout 14400
 
 check: setup
 	$(BIN)/ruff format --check $(CODE)

@@ -79,7 +79,9 @@ def request(type: str, id: str, session: str | None = None, /, **payload: Any) -
     return encode(frame | ({"sessionId": session} if session else {})).decode()
 
 
-async def dial(address: str, device: str, heartbeat: float = 10.0) -> ClientConnection:
+async def dial(
+    address: str, device: str, *, role: str = "control", heartbeat: float = 10.0
+) -> ClientConnection:
     """Connect and sign in, as a device; the answers to both are still to be read."""
     socket = await connect(
         address,
@@ -88,17 +90,19 @@ async def dial(address: str, device: str, heartbeat: float = 10.0) -> ClientConn
         max_size=None,
         max_queue=256,
         proxy=None,
-        open_timeout=5,
+        open_timeout=2 * heartbeat,
         close_timeout=1,
         ping_interval=heartbeat,
         ping_timeout=heartbeat,
     )
-    await socket.send(request("connect", "hello", deviceId=device))
+    await socket.send(request("connect", "hello", deviceId=device, role=role))
     return socket
 
 
 def reset(connection: ClientConnection) -> None:
-    """Cut a connection so that the other side gets a reset."""
+    """Cut a connection, unless it is closed already, so that the other side gets a reset."""
+    if connection.transport.is_closing():
+        return
     raw: socket.socket = connection.transport.get_extra_info("socket")
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
     connection.transport.abort()
@@ -123,8 +127,11 @@ class LoadClient:
         self.publishing = plan.pause > 0
         self.leaving = plan.leaving
         self.attached = asyncio.Event()
+        self._present = asyncio.Event()
+        self._present.set()
         self._recorder = recorder
         self._counts = counts
+        self._pauses = (0.02, 0.2)
         self._rng = random.Random(plan.seed)
         self._principal = f"owner/{plan.name}"
         self._outbox: dict[str, Pending] = {}
@@ -141,18 +148,22 @@ class LoadClient:
     async def run(self) -> None:
         """Connect again and again, until cancelled."""
         while True:
+            await self._present.wait()
             try:
                 await self._live()
+                self._pauses = (0.02, 0.2)
             except InvalidStatus as refused:
+                self._pauses = (0.2, 0.6)
                 self._counts[f"status {refused.response.status_code}"] += 1
             except (OSError, EOFError, WebSocketException):
+                self._pauses = (0.2, 0.6)
                 self._counts["failed connections"] += 1
-            await asyncio.sleep(self._rng.uniform(0.02, 0.2))
+            await asyncio.sleep(self._rng.uniform(*self._pauses))
 
     async def _live(self) -> None:
         self._connections += 1
         connection = await dial(
-            read_address(self.plan.address), self.plan.name, self.plan.heartbeat
+            read_address(self.plan.address), self.plan.name, heartbeat=self.plan.heartbeat
         )
         self._connection = connection
         publisher = asyncio.create_task(self._publish(connection))
@@ -172,6 +183,15 @@ class LoadClient:
         """Cut the connection, if there is one."""
         if self._connection is not None:
             reset(self._connection)
+
+    def stay_away(self, away: bool) -> None:
+        """Cut the connection and make no more, or come back."""
+        if away:
+            self._present.clear()
+            self.attached.clear()
+            self.reset()
+        else:
+            self._present.set()
 
     async def settled(self) -> None:
         """Wait until nothing is without an answer."""

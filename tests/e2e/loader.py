@@ -41,6 +41,8 @@ class Order(msgspec.Struct, kw_only=True):
     """Leave no more."""
     reset: bool = False
     """Cut all connections at once."""
+    away: bool | None = None
+    """Cut all connections at once, and stay away; or come back, all at once."""
     finish: dict[str, int] | None = None
     """Wait until everybody has read the logs up to these places; note how far they came."""
     patience: float = 5.0
@@ -64,6 +66,8 @@ class Loader:
                 client.publishing = order.publish
             if order.reset:
                 client.reset()
+            if order.away is not None:
+                client.stay_away(order.away)
         await asyncio.gather(*self._waits(order))
         if order.acked is not None:
             # Many clients count, and none of them knows the sum.

@@ -114,6 +114,14 @@ class Gateway:
         async with asyncio.timeout(PATIENCE):
             return await self.running.wait()
 
+    async def frozen(self) -> None:
+        """Wait until it stands still."""
+        stat = Path(f"/proc/{self.running.pid}/stat")
+        async with asyncio.timeout(PATIENCE):
+            # Nobody tells a process that has not traced another one of its stopping.
+            while stat.read_text().rpartition(") ")[2][0] != "T":  # noqa: ASYNC110, ASYNC240
+                await asyncio.sleep(0.01)
+
     async def kill(self) -> None:
         """End it as ``kill -9`` does."""
         if self.process is not None and self.process.returncode is None:
@@ -156,7 +164,8 @@ class LoaderProcess:
         """Start the process and its clients."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "e2e.loader"),
-            env=clean_environ(PYTHONPATH=str(TESTS)),
+            cwd=TESTS,
+            env=clean_environ(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -6,8 +6,10 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from e2e.conftest import Sizes
-from e2e.trial import Report, Trial, trial
+from e2e.trial import Report, trial
 from trunkline.failpoints import POINTS
 
 ON_THE_WAY = POINTS[:6]
@@ -16,33 +18,30 @@ ON_THE_WAY = POINTS[:6]
 CLIENTS = 50
 
 
-async def kill_at_a_failpoint(running: Trial, point: str, rng: random.Random) -> None:
-    """Let the gateway kill itself at a place that some message passes."""
-    await running.gateway.kill()
-    await running.gateway.start(f"{point}:{rng.randint(20, 80)}")
-    await running.gateway.died()
+def fault(number: int, rng: random.Random) -> str:
+    """Return where a round's kill happens: every seventh time at any moment, from outside."""
+    place = number % 7
+    return f"{ON_THE_WAY[place - 1]}:{rng.randint(20, 80)}" if place else ""
 
 
-async def kill_at_random(running: Trial, rng: random.Random) -> None:
-    """Kill the gateway at any moment, while messages are under way."""
-    await running.progress(rng.randint(20, 100))
-    await running.gateway.kill()
-
-
+@pytest.mark.parametrize("durability", ["process", "disk"])
 async def test_nothing_is_lost_by_kills(
-    tmp_path: Path, sized: Sizes, figures: Callable[[Report], None]
+    tmp_path: Path, sized: Sizes, figures: Callable[[Report], None], durability: str
 ) -> None:
     """50 clients publish and read while the gateway is killed again and again."""
     rng = random.Random(1)
-    async with trial(tmp_path) as running:
+    rounds = sized(7, 20, 200) if durability == "process" else sized(1, 7, 50)
+    async with trial(tmp_path, {"HISTORY__DURABILITY": durability}) as running:
         await running.add_load(CLIENTS)
 
-        for number in range(sized(5, 20, 200)):
-            await kill_at_random(running, rng)
-            await running.gateway.start()
-            if number < sized(6, 20, 200):
-                await kill_at_a_failpoint(running, ON_THE_WAY[number % 6], rng)
-                await running.gateway.start()
+        for number in range(rounds):
+            if number % 7 == 0:
+                await running.progress(rng.randint(20, 100))
+                await running.gateway.kill()
+            else:
+                await running.gateway.died()
+            following = number + 1
+            await running.gateway.start(fault(following, rng) if following < rounds else "")
         report = await running.judge()
 
     figures(report)

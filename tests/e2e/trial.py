@@ -15,9 +15,17 @@ from e2e.checker import Violation, check
 from e2e.client import Plan, content_sha, dial, principal, request
 from e2e.loader import Order
 from e2e.processes import PATIENCE, Gateway, LoaderProcess
-from e2e.records import Fault, Final, Logged, Recorder, load
+from e2e.records import Ack, Fault, Final, Logged, Nack, Recorder, Send, load
 from trunkline.messages import GatewayMessage, decode_message
 from trunkline.payloads import HistoryPage, read
+
+AGENT = {
+    "id": "ada",
+    "type": "custom",
+    "name": "Ada",
+    "capabilities": {"chat": True, "tools": [], "streaming": True, "modes": []},
+    "graceMs": 60_000,
+}
 
 
 class Report(NamedTuple):
@@ -37,18 +45,23 @@ class Peer:
         self._connection = connection
         self._n = 0
 
-    async def send(self, type: str, session: str | None = None, /, **payload: object) -> str:
-        """Send a request; return its id."""
-        self._n += 1
-        await self._connection.send(request(type, f"r{self._n}", session, **payload))
-        return f"r{self._n}"
+    async def send(self, frame: str) -> None:
+        """Send a frame."""
+        await self._connection.send(frame)
 
     async def ask(
         self, type: str, session: str | None = None, /, **payload: object
     ) -> GatewayMessage:
         """Send a request and return its answer; what comes in between is dropped."""
-        id = await self.send(type, session, **payload)
+        self._n += 1
+        id = f"r{self._n}"
+        await self.send(request(type, id, session, **payload))
         return await self.next(lambda message: message.reply_to == id)
+
+    async def send_chunk(self, session: str, run: str, index: int, text: str) -> None:
+        """Send a piece of an agent's answer."""
+        chunk = {"runId": run, "index": index, "content": text, "done": False}
+        await self.send(request("chat_stream", f"{run}.{index}", session, **chunk))
 
     async def next(self, wanted: Callable[[GatewayMessage], bool]) -> GatewayMessage:
         """Return the next message that is wanted; others are dropped."""
@@ -64,16 +77,31 @@ class Peer:
 
 
 @asynccontextmanager
-async def peer(url: str, device: str = "tester") -> AsyncIterator[Peer]:
+async def peer(url: str, device: str = "tester", role: str = "control") -> AsyncIterator[Peer]:
     """Connect for single requests."""
-    connection = await dial(url, device)
+    connection = await dial(url, device, role=role)
     try:
         yield Peer(connection)
     finally:
         await connection.close()
 
 
-async def read_log(asking: Peer, session: str) -> Final:
+@asynccontextmanager
+async def agent(url: str, session: str) -> AsyncIterator[tuple[Peer, GatewayMessage]]:
+    """Connect an agent to a session; yield it and how it was registered."""
+    async with peer(url, "agent", "node") as speaking:
+        await speaking.ask("session_join", session)
+        yield speaking, await speaking.ask("agent_register", **AGENT)
+
+
+def by_id(message: GatewayMessage) -> str:
+    """Return what a message is called in the events: its id."""
+    return message.id
+
+
+async def read_log(
+    asking: Peer, session: str, name: Callable[[GatewayMessage], str] = by_id
+) -> Final:
     """Read a session's whole log through ``session_history``."""
     log: list[Logged] = []
     after = 0
@@ -86,7 +114,7 @@ async def read_log(asking: Peer, session: str) -> Final:
             assert message.seq is not None
             sha = content_sha(bytes(message.payload))
             who = principal(message.sender)
-            log.append(Logged(seq=message.seq, id=message.id, principal=who, sha=sha))
+            log.append(Logged(seq=message.seq, id=name(message), principal=who, sha=sha))
         if not page.more:
             return Final(session=session, epoch=page.epoch, log=log, trimmed=page.first - 1)
         after = log[-1].seq
@@ -109,11 +137,12 @@ class Trial:
         self._folder = folder
         self._recorder = Recorder(folder / "trial.jsonl")
         self._clients = 0
+        self._published = 0
         self._lost: Counter[str] = Counter()
 
-    async def begin(self) -> None:
+    async def begin(self, failpoint: str = "") -> None:
         """Start the gateway and create the sessions."""
-        await self.gateway.start()
+        await self.gateway.start(failpoint)
         async with peer(self.gateway.url) as asking:
             for session in self.sessions:
                 answer = await asking.ask("session_create", sessionId=session)
@@ -156,6 +185,28 @@ class Trial:
         self.loaders.remove(loader)
         self._lost.update(loader.counts)
 
+    async def publish(self, asking: Peer, session: str, text: str) -> GatewayMessage:
+        """Publish a message of the test's own, note it, and return the answer."""
+        self._published += 1
+        id = f"p{self._published}"
+        frame = request("chat", id, session, message=text)
+        sha = content_sha(bytes(decode_message(frame).payload))
+        who, n = "owner/tester", self._published
+        self._recorder.add(
+            Send(proc="tester", session=session, id=id, principal=who, n=n, conn=1, sha=sha)
+        )
+        await asking.send(frame)
+        answer = await asking.next(lambda message: message.reply_to == id)
+        facts = answer.data()
+        event: Ack | Nack
+        if answer.type == "ack":
+            place = {"epoch": facts["epoch"], "seq": facts["seq"]}
+            event = Ack(proc="tester", session=session, id=id, **place)
+        else:
+            event = Nack(proc="tester", session=session, id=id, code=facts["code"])
+        self._recorder.add(event)
+        return answer
+
     async def progress(self, acked: int) -> None:
         """Wait until each load has so many more messages acknowledged."""
         await asyncio.gather(*(self._progress(loader, acked) for loader in self.loaders))
@@ -173,13 +224,18 @@ class Trial:
         """Have an order obeyed by all loads."""
         await asyncio.gather(*(loader.obey(order) for loader in self.loaders))
 
-    async def judge(self) -> Report:
-        """Let everything come to rest, read the logs back, and compare."""
+    async def judge(self, patience: float = 5.0) -> Report:
+        """
+        Let everything come to rest, read the logs back, and compare.
+
+        Args:
+            patience: Seconds that readers have to get what is left.
+        """
         await self.order(Order(publish=False, stay=True))
         async with peer(self.gateway.url) as asking:
             finals = [await read_log(asking, session) for session in self.sessions]
         heads = {final.session: final.trimmed + len(final.log) for final in finals}
-        await self.order(Order(finish=heads))
+        await self.order(Order(finish=heads, patience=patience))
         for final in finals:
             self._recorder.add(final)
         events = load(sorted(self._folder.glob("*.jsonl")))
@@ -196,12 +252,16 @@ class Trial:
 
 @asynccontextmanager
 async def trial(
-    folder: Path, settings: Mapping[str, str] | None = None, *, sessions: int = 5
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    sessions: int = 5,
+    failpoint: str = "",
 ) -> AsyncIterator[Trial]:
     """Run a trial with a gateway of its own."""
     running = Trial(folder, Gateway(folder, settings), sessions)
     try:
-        await running.begin()
+        await running.begin(failpoint)
         yield running
     finally:
         await running.end()
