@@ -1,0 +1,1 @@
+"""Agents that are something else: a program, an MCP server, a model behind an API."""
