@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from peers import People, guarded_config
+import structlog
+from peers import People, guarded_config, hang_up
 
 from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.server import GatewayServer
 from trunkline.transports.websocket import WebSocketGateway
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """No test inherits the set-up of the logs that another one made."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        logging.basicConfig(force=True)
 
 
 @pytest.fixture
@@ -32,3 +43,4 @@ async def ws_gateway() -> AsyncIterator[WebSocketGateway]:
     """A gateway on a free port of loopback with sign-in; `peers.People` knows the tokens."""
     async with WebSocketGateway(guarded_config(), authenticator=People()) as gateway:
         yield gateway
+        await hang_up(gateway)

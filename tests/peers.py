@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import websockets
+from rawsocket import RawSocket, upgrade
 from websockets.asyncio.client import ClientConnection
 
 from trunkline.auth import Credential
@@ -113,23 +117,28 @@ class WebSocketPeer:
     async def gone(self) -> tuple[int, str]:
         """Wait until the gateway closes the connection; returns code and reason."""
         async with asyncio.timeout(PATIENCE):
-            try:
+            with suppress(websockets.ConnectionClosed):
                 while True:
                     self.heard.append(decode_message(await self.socket.recv()))
-            except websockets.ConnectionClosed as closed:
-                assert closed.rcvd is not None, "the connection was cut without a close frame"
-                return closed.rcvd.code, closed.rcvd.reason
+            await self.socket.wait_closed()
+        assert self.socket.close_code is not None
+        return self.socket.close_code, self.socket.close_reason or ""
 
     async def close(self) -> None:
         """Close the connection."""
         await self.socket.close()
 
 
+_visitors: WeakKeyDictionary[WebSocketGateway, list[WebSocketPeer]] = WeakKeyDictionary()
+
+
 def _fits(message: GatewayMessage, type: str | None, reply_to: str | None) -> bool:
     return type in (None, message.type) and reply_to in (None, message.reply_to)
 
 
-async def connect(gateway: WebSocketGateway, token: str | None = None, **more: Any) -> WebSocketPeer:
+async def connect(
+    gateway: WebSocketGateway, token: str | None = None, **more: Any
+) -> WebSocketPeer:
     """
     Connect to a gateway; with a token, signed in by the upgrade's header.
 
@@ -141,13 +150,43 @@ async def connect(gateway: WebSocketGateway, token: str | None = None, **more: A
         additional_headers={**headers, **more.pop("additional_headers", {})},
         proxy=None,
         max_size=None,
+        max_queue=None,
         ping_interval=None,
         compression=None,
         **more,
     )
     peer = WebSocketPeer(socket)
+    _visitors.setdefault(gateway, []).append(peer)
     await peer.next("session_info")
     return peer
+
+
+async def hang_up(gateway: WebSocketGateway) -> None:
+    """Close every connection to a gateway that `connect` has made."""
+    for peer in _visitors.pop(gateway, ()):
+        await peer.close()
+
+
+def host(gateway: WebSocketGateway) -> str:
+    """The name under which a gateway is reached."""
+    return f"127.0.0.1:{gateway.port}"
+
+
+def upgrade_to(gateway: WebSocketGateway, *headers: str, target: str = "/ws") -> bytes:
+    """Make the head of an upgrade that a gateway grants, if the headers let it."""
+    head = upgrade(target, *headers)
+    return head.replace(b"Host: 127.0.0.1\r\n", f"Host: {host(gateway)}\r\n".encode())
+
+
+@asynccontextmanager
+async def raw(gateway: WebSocketGateway, *headers: str) -> AsyncIterator[RawSocket]:
+    """A raw WebSocket to a gateway, whose welcome has been read."""
+    async with await RawSocket.connect(gateway.port) as peer:
+        peer.send(upgrade_to(gateway, *headers))
+        answer = await peer.head()
+        assert answer.status == 101, answer
+        await peer.text()
+        yield peer
 
 
 Speaker = PeerClient | WebSocketPeer
@@ -157,7 +196,9 @@ Speaker = PeerClient | WebSocketPeer
 async def register(peer: Speaker, agent_id: str, *tools: str, **more: Any) -> GatewayMessage:
     """Register an agent that chats and has tools; returns the answer."""
     payload = AgentRegister(
-        id=agent_id, capabilities={"chat": True, "tools": list(tools)}, **more  # type: ignore[arg-type]
+        id=agent_id,
+        capabilities={"chat": True, "tools": list(tools)},
+        **more,  # type: ignore[arg-type]
     )
     return await peer.ask("agent_register", payload)
 

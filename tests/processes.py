@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -14,6 +15,7 @@ import termios
 import time
 from pathlib import Path
 
+import structlog
 from typer.testing import CliRunner
 
 from trunkline.cli import app
@@ -38,7 +40,15 @@ def clean_environ(home):
 def invoke(environ, *args, input=""):
     """Run a command to its end, within this process."""
     unset = {name: None for name in os.environ if name.startswith(OURS)}
-    return CliRunner().invoke(app, args, input=input, env=unset | environ)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        return CliRunner().invoke(app, args, input=input, env=unset | environ)
+    finally:
+        # The command's log goes to a stream that the runner has closed by now.
+        structlog.reset_defaults()
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def finished(environ, *args, input=""):

@@ -363,16 +363,62 @@ class TestAtATerminal:
 
     def test_a_lost_connection_is_shown_and_comes_back(self, chat, environ):
         """A gateway that restarts interrupts the conversation, not the client."""
-        with closing(Running(environ, "serve", "--port", "0")) as first:
+        with closing(Running(environ, "serve", "--history", "memory", "--port", "0")) as first:
             url = first.wait_for(r"listening on (http\S+)")[1]
             terminal = chat(url)
             first.end(signal.SIGKILL)
         terminal.wait_for("the connection was lost")
 
-        with closing(Running(environ, "serve", "--port", url.rpartition(":")[2])) as second:
+        with closing(
+            Running(environ, "serve", "--history", "memory", "--port", url.rpartition(":")[2])
+        ) as second:
             terminal.wait_for("connected again")
             terminal.type("still here\r")
             terminal.wait_for("you: still here")
             code = second.end()
 
         assert code == 0
+
+
+class TestApprovals:
+    def request(self, **more):
+        payload = {"approvalId": "a", "tool": "delete", "args": {"path": "x\x1b[2J"}, "digest": "0"}
+        message = create_message(
+            "approval_request", {**payload, "expiresAt": 0, "runId": "1.demo"} | more
+        )
+        message.sender = DEMO
+        return message
+
+    def test_a_question_is_shown_whole_and_waits_for_an_answer(self):
+        """What would steer the terminal is made visible; the replay does not repeat it."""
+        transcript = Transcript()
+
+        rows = transcript.show(self.request())
+        again = transcript.show(self.request())
+
+        assert rows[0].plain == ('· demo asks: may it run delete {"path":"x\\u001b[2J"}?')
+        assert again == []
+        assert transcript.asked().tool == "delete"
+
+    def test_an_answer_is_shown_and_settles_the_question(self):
+        """Whoever gave it."""
+        transcript = Transcript()
+        transcript.show(self.request())
+        answer = {"approvalId": "a", "decision": "deny", "digest": "0", "reason": "no"}
+        message = create_message("approval_response", answer)
+        message.sender = ADA
+
+        rows = transcript.show(message)
+
+        assert [row.plain for row in rows] == ["· Ada denied delete: no"]
+        assert transcript.asked() is None
+
+    def test_the_end_of_the_run_settles_its_questions(self):
+        """Nobody waits for the answer any more."""
+        transcript = Transcript()
+        transcript.show(self.request())
+        end = create_message("chat_complete", {"runId": "1.demo", "content": "done"})
+
+        transcript.show(end)
+
+        assert transcript.asked() is None

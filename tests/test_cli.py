@@ -282,7 +282,7 @@ class TestClients:
         """The sender learns the place in the log, and who will answer."""
         done = shared("send", "sent", "-", input="from a pipe")
 
-        assert re.fullmatch(r"stored as message \d+ \(memory\); demo will answer\n", done.stdout)
+        assert re.fullmatch(r"stored as message \d+ \(process\); demo will answer\n", done.stdout)
 
     def test_list_sessions(self, shared):
         """A session that was written to is listed with its messages."""

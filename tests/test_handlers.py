@@ -37,9 +37,7 @@ class Sum(Payload, kw_only=True):
 
 
 def limited(**limits) -> GatewayServer:
-    return GatewayServer(
-        GatewayConfig(auth=AuthConfig(mode="none"), limits=LimitsConfig(**limits))
-    )
+    return GatewayServer(GatewayConfig(auth=AuthConfig(mode="none"), limits=LimitsConfig(**limits)))
 
 
 def frame(**fields) -> str:

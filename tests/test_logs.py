@@ -250,3 +250,13 @@ class TestSetup:
         structlog.get_logger().info("client connected", address="127.0.0.1", name="a b", n=3)
 
         assert stream.lines[0].endswith('info    client connected address=127.0.0.1 name="a b" n=3')
+
+
+def test_a_stream_that_is_gone_fails_nobody():
+    """Logging to a closed terminal raises nothing."""
+    stream = io.StringIO()
+    logs = configure_logs(LogConfig(), stream=stream)
+    stream.close()
+
+    structlog.get_logger().warning("nobody hears this")
+    logs.flush()

@@ -34,7 +34,11 @@ def test_a_made_message_has_an_id_and_a_timestamp():
 
     assert valid_id(message.id)
     assert message.timestamp > 1_600_000_000_000
-    assert (message.type, message.session_id, message.data()) == ("chat", "lobby", {"message": "hi"})
+    assert (message.type, message.session_id, message.data()) == (
+        "chat",
+        "lobby",
+        {"message": "hi"},
+    )
 
 
 def test_no_two_made_messages_share_an_id():
@@ -98,9 +102,7 @@ def test_a_payload_survives_the_envelope(payload):
 
 
 @given(sender=JSON, seq=JSON, addressed=JSON)
-def test_the_fields_of_the_gateway_are_cleared_whatever_a_client_puts_there(
-    sender, seq, addressed
-):
+def test_the_fields_of_the_gateway_are_cleared_whatever_a_client_puts_there(sender, seq, addressed):
     """`from`, `seq` and `addressed` are dropped, even when of the wrong type."""
     frame = {"type": "chat", "id": "1", "from": sender, "seq": seq, "addressed": addressed}
 

@@ -153,9 +153,7 @@ async def test_a_reset_replays_only_the_tail_if_one_is_given(gateway):
     """The client says how much it wants to start with."""
     await filled(gateway, 5)
 
-    info, replayed = await joined(
-        PeerClient(gateway), since={"epoch": "another", "seq": 3}, tail=2
-    )
+    info, replayed = await joined(PeerClient(gateway), since={"epoch": "another", "seq": 3}, tail=2)
 
     assert (info.data()["recovery"], info.data()["next"], replayed) == ("reset", 4, [4, 5])
 
@@ -240,7 +238,7 @@ async def test_replay_becomes_live_without_a_hole_or_a_repeat(seed, before, roun
 async def test_what_is_stored_but_not_delivered_yet_comes_only_once():
     """The replay stops at what the session has delivered; the rest comes live."""
     history = GatedHistory()
-    limits = LimitsConfig(max_buffered=10_000)
+    limits = LimitsConfig(max_buffered=10_000, lag_bytes=2_500)
     config = GatewayConfig(auth=OPEN, limits=limits)
     async with GatewayServer(config, history=history) as gateway:
         owner, epoch = await filled(gateway, 1)
@@ -262,7 +260,7 @@ async def test_what_is_stored_but_not_delivered_yet_comes_only_once():
 
 async def test_a_slow_reader_is_sent_no_more_than_it_reads():
     """The replay waits while half the buffer is full, and goes on when it has drained."""
-    limits = LimitsConfig(max_buffered=10_000)
+    limits = LimitsConfig(max_buffered=10_000, lag_bytes=2_500)
     async with GatewayServer(GatewayConfig(auth=OPEN, limits=limits)) as gateway:
         _, epoch = await filled(gateway, 3)
         reader = PeerClient(gateway)
@@ -277,9 +275,22 @@ async def test_a_slow_reader_is_sent_no_more_than_it_reads():
         assert seqs(reader.received()) == [1, 2, 3]
 
 
+async def test_a_replay_never_waits_for_a_drain_that_will_not_be_told():
+    """Only a buffer past `lag_bytes` is told to have drained."""
+    limits = LimitsConfig(max_buffered=10_000, lag_bytes=8_000)
+    async with GatewayServer(GatewayConfig(auth=OPEN, limits=limits)) as gateway:
+        _, epoch = await filled(gateway, 3)
+        reader = PeerClient(gateway)
+        reader.transport.stuck = 7_000
+
+        _, replayed = await joined(reader, since={"epoch": epoch, "seq": 0})
+
+        assert replayed == [1, 2, 3]
+
+
 async def test_a_reader_that_leaves_while_it_waits_never_becomes_a_member_again():
     """The replay ends with the connection."""
-    limits = LimitsConfig(max_buffered=10_000)
+    limits = LimitsConfig(max_buffered=10_000, lag_bytes=2_500)
     async with GatewayServer(GatewayConfig(auth=OPEN, limits=limits)) as gateway:
         owner, epoch = await filled(gateway, 3)
         reader = PeerClient(gateway)
@@ -295,7 +306,8 @@ async def test_a_reader_that_leaves_while_it_waits_never_becomes_a_member_again(
 
 async def test_a_reader_that_retention_overtakes_is_sent_to_resume():
     """It must see the reset, and so loses the connection rather than messages."""
-    limits, history = LimitsConfig(max_buffered=10_000), HistoryConfig(max_messages=2)
+    limits = LimitsConfig(max_buffered=10_000, lag_bytes=2_500)
+    history = HistoryConfig(max_messages=2)
     config = GatewayConfig(auth=OPEN, limits=limits, history=history)
     async with GatewayServer(config) as gateway:
         owner, epoch = await filled(gateway, 2)

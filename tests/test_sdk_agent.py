@@ -15,8 +15,10 @@ from trunkline.transports.websocket import WebSocketGateway
 TOKEN = "a-token-that-is-long-enough-for-a-test"
 
 
-def config(**limits):
+def config(heartbeat_interval=25.0, heartbeat_timeout=8.0, **limits):
     return WebSocketTransportConfig(
+        heartbeat_interval=heartbeat_interval,
+        heartbeat_timeout=heartbeat_timeout,
         port=0,
         auth=AuthConfig(token=TOKEN),
         origins=OriginConfig(allowed_hosts=("127.0.0.1:*",)),
@@ -47,6 +49,10 @@ def agent():
 
 def serving(agent, gateway, **options):
     return agent.serving(url(gateway), token=TOKEN, **options)
+
+
+def serving_at(agent, address):
+    return agent.serving(address, token=TOKEN)
 
 
 async def answer(session, text):
@@ -269,10 +275,11 @@ class TestRequests:
             return a + b
 
         async with serving(agent, gateway):
-            with pytest.raises(trunkline.RequestFailed, match=r"\$\.a") as caught:
+            with pytest.raises(trunkline.RequestFailed) as caught:
                 await client.request(capability="add", params={"a": "one", "b": 2})
 
         assert caught.value.code == "INVALID_PAYLOAD"
+        assert caught.value.details["path"] == "$.params.a"
 
     async def test_a_tool_says_why_it_failed_only_on_purpose(self, agent, gateway, client):
         """A ToolError reaches the asker; any other exception stays here."""
@@ -327,6 +334,39 @@ class TestRequests:
 
             assert (echoed, await blocked) == ("hi", True)
 
+    async def test_a_loop_that_is_blocked_keeps_its_connection(self):
+        """An agent answers pings while its own code blocks; a plain client in that loop does not."""
+        released, started = threading.Event(), threading.Event()
+        agent = trunkline.Agent("demo")
+
+        @agent.tool
+        async def block() -> bool:
+            return released.wait(20)
+
+        async def program(address, done):
+            async with trunkline.connect(address, token=TOKEN), serving_at(agent, address):
+                started.set()
+                await asyncio.to_thread(done.wait)
+
+        quick = config(heartbeat_interval=0.1, heartbeat_timeout=0.1)
+        done = threading.Event()
+        async with WebSocketGateway(quick) as gateway:
+            thread = asyncio.to_thread(asyncio.run, program(url(gateway), done))
+            running = asyncio.create_task(thread)
+            await asyncio.to_thread(started.wait)
+            lost = asyncio.Event()
+            gateway.on("client:disconnect", lambda client: lost.set())
+            async with trunkline.connect(url(gateway), token=TOKEN) as client:
+                asking = asyncio.create_task(client.request(agent_id="demo", method="block"))
+                await lost.wait()
+                (entry,) = await client.agents()
+                released.set()
+                answer = await asking
+                done.set()
+                await running
+
+        assert (entry.status, entry.generation, answer) == ("online", 1, True)
+
     async def test_leaving_a_stream_cancels_the_request(self, agent, gateway, client):
         """The agent learns that nobody listens any more."""
         stopped = asyncio.get_running_loop().create_future()
@@ -375,8 +415,39 @@ class TestRequests:
 
         assert end.content == "23"
 
+    async def test_a_request_on_behalf_of_another_belongs_to_it(self, agent, gateway, client):
+        """The gateway knows for whom an agent asks, so no agent ends up asking itself."""
+
+        @agent.tool
+        async def loop(ctx):
+            try:
+                return await ctx.ask(agent_id="demo", method="loop")
+            except trunkline.RequestFailed as error:
+                return error.code
+
+        async with serving(agent, gateway):
+            result = await client.request(capability="loop", timeout=5)
+
+        assert result == "AGENT_NOT_FOUND"
+
 
 class TestServing:
+    async def test_runs_of_one_number_in_two_sessions_are_two(self, agent, gateway, client):
+        """A run's id is unique only within its session; both chats are answered."""
+        both = asyncio.Barrier(2)
+
+        @agent.on_chat
+        async def reply(ctx, message):
+            await both.wait()
+            yield ctx.session.id
+
+        async with serving(agent, gateway):
+            first = await client.create("first", capability="chat")
+            second = await client.create("second", capability="chat")
+            ends = await asyncio.gather(answer(first, "hi"), answer(second, "hi"))
+
+        assert [end.content for end in ends] == ["first", "second"]
+
     async def test_comes_back_after_a_loss(self, agent, gateway, client):
         """A cut connection is made anew, registered and in its sessions."""
 

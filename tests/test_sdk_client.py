@@ -481,12 +481,56 @@ class TestLosses:
 
         assert calls == [1]
 
+    async def test_an_idempotent_request_is_repeated(self, gateway, line):
+        """What may be carried out twice is asked again on the new connection."""
+        agent = trunkline.Agent("worker")
+        begun, calls = asyncio.Event(), []
+
+        @agent.tool
+        async def work() -> int:
+            calls.append(1)
+            begun.set()
+            if len(calls) == 1:
+                await asyncio.Event().wait()
+            return len(calls)
+
+        async with (
+            agent.serving(url(gateway), token=TOKEN),
+            trunkline.connect(line.url, token=TOKEN) as client,
+        ):
+            asking = asyncio.create_task(client.request(capability="work", idempotent=True))
+            await begun.wait()
+            line.cut()
+
+            assert await asking == 2
+
+    async def test_too_much_at_a_time_goes_out_slower(self):
+        """What the gateway refuses for being too fast is stored later, in order, and raises nothing."""
+        texts = [str(n) for n in range(30)]
+        slow = WebSocketTransportConfig(
+            port=0,
+            auth=AuthConfig(token=TOKEN),
+            limits=LimitsConfig(publish_rate=100, publish_burst=10),
+        )
+        async with (
+            WebSocketGateway(slow) as gateway,
+            trunkline.connect(url(gateway), token=TOKEN) as client,
+            trunkline.connect(url(gateway), token=TOKEN) as reader,
+        ):
+            session = await client.join("lobby")
+            acks = await asyncio.gather(*map(session.send, texts))
+            page = await (await reader.join("lobby")).history()
+
+        assert [message.text for message in page.messages] == texts
+        assert [ack.seq for ack in acks] == list(range(1, 31))
+
     async def test_a_line_that_falls_silent_is_given_up(self, line, monkeypatch):
         """A gateway that answers nothing any more is connected to anew."""
-        monkeypatch.setattr("trunkline.sdk.connection.QUIET", 0.05)
-        monkeypatch.setattr("trunkline.sdk.connection.PONG_TIMEOUT", 0.05)
         async with trunkline.connect(line.url, token=TOKEN) as client:
             before = client.client_id
+            monkeypatch.setattr("trunkline.sdk.sockets.QUIET", 0.05)
+            monkeypatch.setattr("trunkline.sdk.sockets.PONG_TIMEOUT", 0.05)
+            await client.ping()
 
             line.stall()
             await wait_for(client, State.RECONNECTING)
@@ -497,10 +541,11 @@ class TestLosses:
 
     async def test_a_quiet_line_is_kept(self, line, monkeypatch):
         """A gateway that answers when it is asked is not left."""
-        monkeypatch.setattr("trunkline.sdk.connection.QUIET", 0.01)
         async with trunkline.connect(line.url, token=TOKEN) as client:
             before, states = client.client_id, []
             client.on_state(states.append)
+            monkeypatch.setattr("trunkline.sdk.sockets.QUIET", 0.01)
+            await client.ping()
 
             await asyncio.sleep(0.1)  # several times the patience with a quiet line
 

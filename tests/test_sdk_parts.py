@@ -37,7 +37,7 @@ from trunkline.sdk.errors import (
 )
 from trunkline.sdk.events import Completed, RunEvents, Text, ToolFinished, ToolStarted, ToolUpdated
 from trunkline.sdk.mailbox import Mailbox
-from trunkline.sdk.outbox import Outbox
+from trunkline.sdk.outbox import Outbox, Pace
 from trunkline.sdk.policy import Backoff, after_close, after_refusal, endpoint
 from trunkline.sdk.state import ClientState, StateFile
 from trunkline.sdk.tools import Tool
@@ -311,6 +311,51 @@ class TestOutbox:
         after = Outbox(before.entries())
 
         assert [entry.id for entry in after.forget_sent("s")] == ["a"]
+
+    def test_what_is_held_goes_out_one_by_one(self):
+        """Held messages have their turn in order; others of the session and other sessions wait not."""
+        outbox = Outbox()
+        for id, session in (("a", "s"), ("b", "s"), ("c", "other")):
+            outbox.add(id, session, id.encode())
+            outbox.send(id)
+
+        assert (outbox.hold("b"), outbox.hold("a"), outbox.hold("c")) == ("s", "s", "other")
+
+        turns = [outbox.next_held("s") for _ in range(3)]
+        assert [entry and entry.id for entry in turns] == ["a", "b", None]
+
+    def test_a_new_connection_ends_the_hold(self):
+        """After a join everything goes out again, held or not."""
+        outbox = Outbox()
+        outbox.add("a", "s", b"a")
+        outbox.hold("a")
+
+        assert outbox.take("s") == [b"a"]
+        assert outbox.next_held("s") is None
+
+
+class TestPace:
+    @given(st.lists(st.floats(0, 2), max_size=60), st.integers(1, 5))
+    def test_no_second_has_more_than_rate_and_burst(self, gaps, burst):
+        """However messages come, what goes out within a second is bounded; and nothing waits without need."""
+        pace, now, sent = Pace(rate=4, burst=burst), 0.0, []
+        for gap in gaps:
+            now += gap
+            wait = pace.take(now)
+            if not wait:
+                sent.append(now)
+                continue
+            now += wait
+            assert pace.take(now + 1e-9) == 0.0
+            sent.append(now)
+
+        assert all(sum(at <= s < at + 1 for s in sent) <= 4 + burst for at in sent)
+
+    def test_without_limits_nothing_waits(self):
+        """A gateway that announces no rate gets everything at once."""
+        pace = Pace()
+
+        assert [pace.take(0.0) for _ in range(1_000)] == [0.0] * 1_000
 
 
 class TestCursor:

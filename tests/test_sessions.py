@@ -171,9 +171,7 @@ async def test_answers_over_several_sessions_come_in_the_order_of_asking(gateway
 
 @settings(max_examples=25, deadline=None)
 @given(
-    script=st.lists(
-        st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from("12")), max_size=30
-    )
+    script=st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from("12")), max_size=30)
 )
 async def test_any_mix_of_requests_is_answered_in_order(script):
     """Whatever is pipelined over two sessions: one answer each, in order; pongs may overtake."""

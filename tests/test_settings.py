@@ -223,7 +223,7 @@ class TestUnsafeStarts:
             ({"auth.token": "tök"}, r"auth\.token"),
             ({"auth.mode": "password", "auth.password": ""}, r"auth\.password is empty"),
             ({"tls.cert": __file__}, "belong together"),
-            ({"history.durability": "disk"}, r"history\.store"),
+            ({"history.store": "memory", "history.durability": "disk"}, r"history\.store"),
             ({"tls.cert": "/nonexistent", "tls.key": __file__}, r"cannot read tls\.cert"),
             ({"bind": "tailscale", "host": "192.0.2.1"}, "loopback"),
             (

@@ -3,24 +3,26 @@ The agents: who they are, what they can do, whether they are there.
 
 An agent is a client that registered. Its id belongs to the user that first
 registered it; every registration gets a higher `generation`, and only the
-newest one's connection speaks for the agent.
+newest one's connection speaks for the agent. When that connection breaks, the
+agent is offline at once, and its work ends after the grace time that it asked
+for, unless the same user takes the registration up again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-import msgspec
-
 from trunkline.clients import Client, Clients, Phase
 from trunkline.config import LimitsConfig
-from trunkline.errors import CloseCode, ErrorCode, GatewayError
+from trunkline.errors import CloseCode, Disconnect, ErrorCode, GatewayError
 from trunkline.events import Events
 from trunkline.handlers import Handlers, close_with
 from trunkline.messages import GatewayMessage, encode
+from trunkline.ownership import Owners
 from trunkline.payloads import (
     AgentCapabilities,
     AgentEntry,
@@ -35,35 +37,27 @@ from trunkline.payloads import (
     ResumedRun,
     ToolSpec,
 )
-from trunkline.records import Conflict, Records
+from trunkline.records import Records
+from trunkline.schemas import compile_tools
 
 LEASE = 60.0
 """Seconds that a registration lasts without a sign of life."""
 
-ID_RETENTION = 30 * 86_400.0
-"""Seconds after which an unused agent id is anybody's again."""
+USE_INTERVAL = 86_400.0
+"""Seconds after which it is noted again that an id is in use."""
 
 Status = Literal["online", "busy", "offline"]
-KIND = "agent"
-
-
-class Ownership(msgspec.Struct):
-    """Whose an agent id is; kept in the records."""
-
-    owner: str
-    generation: int
-    used_at: float
-    """Seconds since the epoch."""
 
 
 class RegisteredAgent:
     """One registered agent."""
 
     __slots__ = (
-        "active",
         "capabilities",
         "client",
         "generation",
+        "giving_up",
+        "grace",
         "id",
         "labels",
         "load",
@@ -72,8 +66,12 @@ class RegisteredAgent:
         "name",
         "names",
         "owner",
+        "pools",
+        "requests",
         "status",
+        "tools",
         "type",
+        "used_at",
     )
 
     def __init__(self, payload: AgentRegister, owner: str, generation: int, client: Client | None):
@@ -83,8 +81,13 @@ class RegisteredAgent:
         self.client = client
         self.status: Status = "online" if client is not None else "offline"
         self.load: float | None = None
-        self.active = 0
-        """Requests at work."""
+        self.requests: dict[str, Any] = {}
+        """Requests at work, by the gateway's ids; `trunkline.routing` keeps them."""
+        self.pools: list[Any] = []
+        """The sets that it is chosen from; `trunkline.pools` keeps them."""
+        self.giving_up: asyncio.TimerHandle | None = None
+        """What ends its work, while its connection is lost and its grace time goes on."""
+        self.used_at = 0.0
         self.update(payload)
 
     def update(self, payload: AgentRegister) -> None:
@@ -93,9 +96,27 @@ class RegisteredAgent:
         self.name = payload.name or payload.id
         self.capabilities = payload.capabilities
         self.names = capability_names(payload.capabilities)
+        self.tools = compile_tools(payload.capabilities)
         self.metadata = payload.metadata
         self.labels = payload.labels
         self.max_concurrent = payload.max_concurrent
+        self.grace = payload.grace_ms / 1000
+
+    @property
+    def active(self) -> int:
+        """How many requests are at work."""
+        return len(self.requests)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it can be given another request now."""
+        full = self.max_concurrent and len(self.requests) >= self.max_concurrent
+        return self.client is not None and not full
+
+    @property
+    def working(self) -> bool:
+        """Whether it is online, or may come back to the work that it left."""
+        return self.client is not None or self.giving_up is not None
 
     @property
     def online(self) -> bool:
@@ -132,6 +153,17 @@ def capability_names(capabilities: AgentCapabilities) -> frozenset[str]:
     return frozenset(names | set(capabilities.custom or ()))
 
 
+def _resumes(payload: AgentRegister, previous: RegisteredAgent, owner: str) -> bool:
+    """Whether a registration takes up the work of the one before it."""
+    return (
+        payload.resume is not None
+        and payload.resume.get("generation") == previous.generation
+        and previous.owner == owner
+        and previous.id == payload.id
+        and previous.working
+    )
+
+
 class AgentRegistry:
     """
     The agents of a gateway, and the handlers of ``agent_*``.
@@ -146,17 +178,24 @@ class AgentRegistry:
         events: Events,
         records: Records,
         limits: LimitsConfig,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._clients = clients
         self._events = events
-        self._records = records
+        self._owners = Owners(records)
         self._limits = limits
         self._agents: dict[str, RegisteredAgent] = {}
         self._by_capability: dict[str, dict[str, RegisteredAgent]] = {}
+        self._spellings: dict[str, str] = {}
         self.open_runs: Callable[[str], list[ResumedRun]] = lambda agent_id: []
         """Tells which runs wait for an agent that comes back."""
-        self.lost: list[Callable[[RegisteredAgent, Client], None]] = []
-        """Called when the connection that spoke for an agent does so no more."""
+        self.arrived: list[Callable[[RegisteredAgent], None]] = []
+        """Called when an agent can be asked from now on."""
+        self.left: list[Callable[[RegisteredAgent], None]] = []
+        """Called when an agent cannot be asked any more, or is about to change."""
+        self.lost: list[Callable[[RegisteredAgent], None]] = []
+        """Called when an agent's work ends, for it will not come back to it."""
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
@@ -179,8 +218,11 @@ class AgentRegistry:
             owner: The user that the id belongs to from now on.
 
         Raises:
-            GatewayError: ``AGENT_ID_TAKEN``: the id belongs to another user.
+            GatewayError: ``AGENT_ID_TAKEN``: the id belongs to another user;
+                ``INVALID_PAYLOAD``: a tool's schema cannot be used.
+            Disconnect: A newer registration was faster.
         """
+        compile_tools(payload.capabilities)
         known = self._agents.get(payload.id)
         if known is not None and client is not None and known.client is client:
             self._unindex(known)
@@ -188,27 +230,42 @@ class AgentRegistry:
             self._index(known)
             self._announce(known)
             return known
-        generation = await self._claim(payload.id, owner)
-        previous = self._agents.get(payload.id)
+        generation = await self._owners.claim(payload.id, owner, lambda: self._in_use(payload.id))
+        previous = self._spelled(payload.id)
+        if previous is not None and previous.generation > generation:
+            raise Disconnect(CloseCode.REPLACED, "a newer connection registered this agent")
+        agent = previous if previous is not None and _resumes(payload, previous, owner) else None
         if previous is not None:
-            self._replace(previous, client)
-        agent = RegisteredAgent(payload, owner, generation, client)
-        self._agents[agent.id] = agent
-        if client is not None and client.phase is Phase.CLOSED:
-            agent.client, agent.status = None, "offline"
-        elif client is not None:
-            client.agents[agent.id] = agent
-            client.refresh_sender()
-        self._index(agent)
-        self._announce(agent)
+            self._replace(previous, client, keep=agent is not None)
+        if agent is None:
+            agent = RegisteredAgent(payload, owner, generation, None)
+        else:
+            agent.generation = generation
+            agent.update(payload)
+        self._put(agent, client)
         return agent
+
+    def _put(self, agent: RegisteredAgent, client: Client | None) -> None:
+        """Enter an agent, with the connection that speaks for it from now on."""
+        self._agents[agent.id] = agent
+        self._spellings[agent.id.lower()] = agent.id
+        if client is not None and client.phase is not Phase.CLOSED:
+            agent.status = "online"
+            self._attach(agent, client)
+        self._announce(agent)
+
+    def _spelled(self, agent_id: str) -> RegisteredAgent | None:
+        """Return the agent of an id, however it was spelled: those differing in case are one."""
+        return self._agents.get(self._spellings.get(agent_id.lower(), agent_id))
 
     def unregister(self, agent_id: str) -> bool:
         """Remove an agent; False if there is none."""
+        agent_id = self._spellings.pop(agent_id.lower(), agent_id)
         agent = self._agents.pop(agent_id, None)
         if agent is None:
             return False
         self._detach(agent)
+        self._end_work(agent)
         self._clients.changed()
         self._events.emit("agent:unregistered", agent)
         return True
@@ -230,14 +287,15 @@ class AgentRegistry:
         if agent is None:
             raise GatewayError(ErrorCode.AGENT_NOT_FOUND, "no agent has this id")
         if client is not None and client is not agent.client:
-            agent.client = client
-            client.agents[agent.id] = agent
-            client.refresh_sender()
-            self._index(agent)
-        if status == "offline" and agent.client is not None:
             self._detach(agent)
-        if agent.status != status:
+            self._end_work(agent)
+            self._attach(agent, client)
+        if status == "offline" and agent.client is not None:
+            self._suspend(agent)
+        elif agent.status != status:
+            self._unindex(agent)
             agent.status = status
+            self._index(agent)
             self._clients.changed()
             self._events.emit("agent:status-changed", agent)
         return agent
@@ -298,53 +356,102 @@ class AgentRegistry:
     def disconnected(self, client: Client) -> None:
         """Mark the agents of a connection that is gone as offline."""
         for agent in list(client.agents.values()):
-            self._detach(agent)
-            agent.status = "offline"
-            self._clients.changed()
-            self._events.emit("agent:status-changed", agent)
-            self._events.emit("agent:offline", agent)
+            self._suspend(agent)
+
+    async def tick(self) -> None:
+        """Once a second: end leases that nothing has renewed, and note which ids are in use."""
+        now = self._clock()
+        for agent in list(self._agents.values()):
+            client = agent.client
+            if client is None:
+                continue
+            if now - client.heard_at > LEASE:
+                self._suspend(agent)
+                close_with(client, CloseCode.GOING_AWAY, "the agent's lease has ended")
+            elif now - agent.used_at > USE_INTERVAL:
+                agent.used_at = now
+                await self._owners.note_use(agent.id, agent.owner)
+
+    def close(self) -> None:
+        """Wait for nobody any more; the gateway stops."""
+        for agent in self._agents.values():
+            if agent.giving_up is not None:
+                agent.giving_up.cancel()
+                agent.giving_up = None
 
     # How it is kept
 
-    async def _claim(self, agent_id: str, owner: str) -> int:
-        """Take an id for a user; returns the new generation."""
-        while True:
-            record = await self._records.get(KIND, agent_id)
-            now = time.time()
-            held = msgspec.json.decode(record.value, type=Ownership) if record else None
-            if held and held.owner != owner and now - held.used_at < ID_RETENTION:
-                raise GatewayError(ErrorCode.AGENT_ID_TAKEN, "the id belongs to another user")
-            mine = Ownership(owner, held.generation + 1 if held else 1, now)
-            try:
-                await self._records.put(
-                    KIND, agent_id, encode(mine), record.version if record else 0
-                )
-            except Conflict:
-                continue
-            return mine.generation
+    def _in_use(self, agent_id: str) -> bool:
+        """Whether an agent of this id, however it is spelled, is online."""
+        agent = self._spelled(agent_id)
+        return agent is not None and agent.online
 
-    def _replace(self, previous: RegisteredAgent, client: Client | None) -> None:
+    def _replace(self, previous: RegisteredAgent, client: Client | None, *, keep: bool) -> None:
         """A newer registration: the older connection must not speak for the agent any more."""
-        old = previous.client
-        self._detach(previous)
+        working = previous.working
+        old = self._detach(previous)
+        if keep:
+            self._expect(previous)
+        else:
+            del self._agents[previous.id]
+            if working:
+                self._end_work(previous)
         if old is not None and old is not client:
             close_with(old, CloseCode.REPLACED, "a newer connection registered this agent")
 
-    def _detach(self, agent: RegisteredAgent) -> None:
-        """Take an agent's connection away and tell those whose work it did."""
+    def _attach(self, agent: RegisteredAgent, client: Client) -> None:
+        """Let a connection speak for an agent."""
+        if agent.giving_up is not None:
+            agent.giving_up.cancel()
+            agent.giving_up = None
+        agent.client = client
+        agent.used_at = self._clock()
+        client.agents[agent.id] = agent
+        client.refresh_sender()
+        self._index(agent)
+
+    def _detach(self, agent: RegisteredAgent) -> Client | None:
+        """Take an agent's connection away; returns it."""
         self._unindex(agent)
         client, agent.client = agent.client, None
-        if client is None:
-            return
-        client.agents.pop(agent.id, None)
-        client.refresh_sender()
+        if client is not None:
+            client.agents.pop(agent.id, None)
+            client.refresh_sender()
+        return client
+
+    def _suspend(self, agent: RegisteredAgent) -> None:
+        """Note that an agent's connection is lost; its work goes on for the grace time."""
+        self._detach(agent)
+        agent.status = "offline"
+        if agent.grace:
+            self._expect(agent)
+        else:
+            self._end_work(agent)
+        self._clients.changed()
+        self._events.emit("agent:status-changed", agent)
+        self._events.emit("agent:offline", agent)
+
+    def _expect(self, agent: RegisteredAgent) -> None:
+        """Give an agent without a connection its grace time, if it does not run already."""
+        if agent.giving_up is None:
+            loop = asyncio.get_running_loop()
+            agent.giving_up = loop.call_later(agent.grace, self._end_work, agent)
+
+    def _end_work(self, agent: RegisteredAgent) -> None:
+        """End what an agent has at work."""
+        if agent.giving_up is not None:
+            agent.giving_up.cancel()
+            agent.giving_up = None
         for callback in self.lost:
-            callback(agent, client)
+            callback(agent)
 
     def _index(self, agent: RegisteredAgent) -> None:
-        if agent.online:
-            for name in agent.names:
-                self._by_capability.setdefault(name, {})[agent.id] = agent
+        if not agent.online:
+            return
+        for name in agent.names:
+            self._by_capability.setdefault(name, {})[agent.id] = agent
+        for callback in self.arrived:
+            callback(agent)
 
     def _unindex(self, agent: RegisteredAgent) -> None:
         for name in agent.names:
@@ -353,6 +460,8 @@ class AgentRegistry:
                 del found[agent.id]
                 if not found:
                     del self._by_capability[name]
+        for callback in self.left:
+            callback(agent)
 
     def _announce(self, agent: RegisteredAgent) -> None:
         self._clients.changed()
@@ -363,7 +472,8 @@ class AgentRegistry:
     async def _on_register(
         self, client: Client, message: GatewayMessage, payload: AgentRegister
     ) -> AgentRegistered:
-        if payload.id not in client.agents:
+        known = self._agents.get(payload.id)
+        if known is None or known.owner != client.user_id:
             self._check_quota(client)
         agent = await self.register(payload, client, client.user_id)
         return AgentRegistered(
@@ -371,7 +481,7 @@ class AgentRegistry:
             generation=agent.generation,
             lease_ms=round(LEASE * 1000),
             runs=self.open_runs(agent.id),
-            requests=[],
+            requests=list(agent.requests),
         )
 
     def _check_quota(self, client: Client) -> None:
@@ -399,13 +509,13 @@ class AgentRegistry:
             self.update_status(agent.id, payload.status)
         return AgentHeartbeatOk(lease_ms=round(LEASE * 1000))
 
-    def _on_unregister(
+    async def _on_unregister(
         self, client: Client, message: GatewayMessage, payload: AgentUnregister
     ) -> AgentUnregistered:
         if client.role == "control":
             if not client.has_scope("agent:admin"):
                 raise GatewayError(ErrorCode.FORBIDDEN, "this needs the scope agent:admin")
-            if payload.id not in self._agents:
+            if not await self._owners.release(payload.id):
                 raise GatewayError(ErrorCode.AGENT_NOT_FOUND, "no agent has this id")
         else:
             self._own(client, payload.id)

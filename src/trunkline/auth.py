@@ -91,10 +91,10 @@ def _digest(secret: str) -> bytes:
 
 
 def as_identity(granted: Granted) -> Identity | None:
-    """Read an authenticator's answer, where True stands for the owner."""
+    """Read an authenticator's answer: True stands for the owner, no role at all for nobody."""
     if granted is True:
         return OWNER
-    return granted or None
+    return granted if granted and granted.roles else None
 
 
 class Door:
@@ -128,20 +128,30 @@ class Door:
             GatewayError: ``AUTH_LOCKED`` or ``AUTH_FAILED``.
         """
         self._lockout.attempt(peer.key, time.monotonic())
-        granted = self._verify(credential)
+        try:
+            granted = self._verify(credential)
+        except BaseException:
+            self._lockout.take_back(peer.key)
+            raise
         if isinstance(granted, Awaitable):
             return self._checked_later(granted, peer)
         return self._checked(granted, peer)
 
     async def _checked_later(self, granted: Awaitable[Granted], peer: Peer) -> Identity:
-        return self._checked(await granted, peer)
+        try:
+            outcome = await granted
+        except BaseException:
+            self._lockout.take_back(peer.key)
+            raise
+        return self._checked(outcome, peer)
 
     def _checked(self, granted: Granted, peer: Peer) -> Identity:
         identity = as_identity(granted)
         if identity is None or _expired(identity):
             self.failures += 1
+            self._lockout.failed(peer.key, time.monotonic())
             raise GatewayError(ErrorCode.AUTH_FAILED, "the credential is wrong")
-        self._lockout.succeeded(peer.key)
+        self._lockout.take_back(peer.key)
         return identity
 
     def admit(self, client: Client, identity: Identity) -> None:
@@ -220,6 +230,11 @@ class Door:
             raise GatewayError(
                 ErrorCode.ALREADY_AUTHENTICATED, "this connection belongs to another user"
             )
+        if client.role not in identity.roles:
+            raise GatewayError(ErrorCode.FORBIDDEN, f"the role {client.role} is not granted")
+        # A weaker credential must not prolong what only a stronger one granted.
+        client.roles &= identity.roles
+        client.scopes &= identity.scopes
         client.identity = identity
         client.expires_at = identity.expires_at
 
@@ -232,7 +247,7 @@ class Door:
             client_id=client.id,
             user_id=client.user_id,
             role=client.role or "",
-            scopes=sorted(identity.scopes),
+            scopes=sorted(client.scopes),
             expires_at=identity.expires_at,
         )
 

@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trunkline import cli_client, cli_sessions
+from trunkline.cli_agent import agent_app
 from trunkline.cli_client import (
     FAILED,
     USAGE,
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the gateway's settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(agent_app, name="agent")
 
 ConfigFile = Annotated[
     Path | None,

@@ -42,7 +42,10 @@ HISTORY = 20
 FRAME = 1 / 30
 """Seconds between two drawings at least; chunks come faster."""
 
-HELP = "/who tells who is here, /stop stops the answers, /quit ends (so does Ctrl-D)"
+HELP = (
+    "/who tells who is here, /stop stops the answers, /allow and /deny answer what an agent "
+    "asks, /quit ends (so does Ctrl-D)"
+)
 
 
 async def ask(
@@ -96,6 +99,8 @@ async def talk(url: str, signing_in: Credential, session_id: str) -> None:
         with Screen(transcript) as screen:
             count = (session.info and session.info.member_count) or len(session.members)
             screen.show(welcome(session.id, session.members, count), note(HELP))
+            for request in session.approvals:
+                screen.show(*transcript.show(request))
             gateway.on_state(lambda state: screen.show(*_state(state)))
             reading = asyncio.create_task(_read(session, screen, transcript))
             typing = asyncio.create_task(_type(session, screen, transcript))
@@ -131,6 +136,8 @@ async def _type(session: Session, screen: Screen, transcript: Transcript) -> Non
             case "/stop":
                 for run in transcript.running():
                     session.cancel(run)
+            case "/allow" | "/deny":
+                await _decide(session, screen, transcript, allow=line == "/allow")
             case "/help":
                 screen.show(note(HELP))
             case _:
@@ -138,6 +145,18 @@ async def _type(session: Session, screen: Screen, transcript: Transcript) -> Non
                     await session.send(line)
                 except RequestFailed as error:
                     screen.show(note(str(error), "red"))
+
+
+async def _decide(session: Session, screen: Screen, transcript: Transcript, allow: bool) -> None:
+    """Answer the question that has waited longest."""
+    request = transcript.asked()
+    if request is None:
+        screen.show(note("nothing waits for your answer"))
+        return
+    try:
+        await session.approve(request, allow=allow)
+    except RequestFailed as error:
+        screen.show(note(str(error), "red"))
 
 
 class Screen:

@@ -66,10 +66,13 @@ class Transcript:
         self._device_id = device_id
         self._answers: dict[str, tuple[str, str]] = {}
         self._tools: dict[str, _Tool] = {}
+        self._asked: dict[str, payloads.ApprovalRequest] = {}
         self._show: dict[str, Callable[[GatewayMessage], list[Text]]] = {
             "chat": self._chat,
             "chat_stream": self._stream,
             "chat_complete": self._complete,
+            "approval_request": self._approval_request,
+            "approval_response": self._approval_response,
             "tool_start": self._tool_start,
             "tool_update": self._tool_update,
             "tool_result": self._tool_result,
@@ -116,11 +119,36 @@ class Transcript:
     def _complete(self, message: GatewayMessage) -> list[Text]:
         end = payloads.read(message, payloads.ChatComplete)
         self._answers.pop(end.run_id or "", None)
+        for approval_id, request in list(self._asked.items()):
+            if request.run_id == end.run_id:
+                del self._asked[approval_id]
         rows = [said(name_of(message.sender), end.content)] if end.content else []
         if end.status != "ok":
             why = f": {end.error}" if end.error else ""
             rows.append(note(f"{name_of(message.sender)}'s answer ended {end.status}{why}", "red"))
         return rows
+
+    def asked(self) -> payloads.ApprovalRequest | None:
+        """Return the oldest question of an agent that nobody has answered yet."""
+        return next(iter(self._asked.values()), None)
+
+    def _approval_request(self, message: GatewayMessage) -> list[Text]:
+        request = payloads.read(message, payloads.ApprovalRequest)
+        if request.approval_id in self._asked:  # shown on joining; this is the replay
+            return []
+        self._asked[request.approval_id] = request
+        # All of the arguments: nobody can agree to what was cut off.
+        what = f"{request.tool} {bytes(request.args).decode()}"
+        question = note(f"{name_of(message.sender)} asks: may it run {what}?", "bold yellow")
+        return [question, note("/allow or /deny answers", "yellow")]
+
+    def _approval_response(self, message: GatewayMessage) -> list[Text]:
+        response = payloads.read(message, payloads.ApprovalResponse)
+        request = self._asked.pop(response.approval_id, None)
+        what = request.tool if request is not None else "it"
+        verb = "allowed" if response.decision == "allow" else "denied"
+        why = f": {response.reason}" if response.reason else ""
+        return [note(f"{name_of(message.sender)} {verb} {what}{why}", "yellow")]
 
     def _tool_start(self, message: GatewayMessage) -> list[Text]:
         start = payloads.read(message, payloads.ToolStart)
@@ -162,6 +190,7 @@ class Transcript:
     def _reset(self, _: GatewayMessage) -> list[Text]:
         self._answers.clear()
         self._tools.clear()
+        self._asked.clear()
         return [note("the session's log was replaced; this is how it begins now")]
 
     def _error(self, message: GatewayMessage) -> list[Text]:

@@ -116,6 +116,7 @@ class Client(ClientState):
     Attributes:
         transport: The pipe to the peer.
         sender: The proven identity that relayed messages carry, encoded.
+        heard_at: When it last showed life, by the gateway's clock.
         pending: How many of its messages wait in session queues; while there
             are any, replies queue behind them so that answers keep their order.
     """
@@ -125,6 +126,7 @@ class Client(ClientState):
         "busy",
         "feed",
         "full_at",
+        "heard_at",
         "identity",
         "inbox",
         "inbox_bytes",
@@ -153,6 +155,7 @@ class Client(ClientState):
         self.requests: dict[str, Any] = {}
         self.nonce: str | None = None
         self.opened_at = 0.0
+        self.heard_at = 0.0
         self.warned_of: int | None = None
         self.full_at = 0.0
         self.stream_full_at = 0.0
@@ -193,6 +196,12 @@ class Client(ClientState):
             device_name=self.device_name,
             agent_id=agent_id,
         )
+
+    def sender_for(self, agent_id: str) -> msgspec.Raw:
+        """Return the encoded sender of what one of this connection's agents says."""
+        if len(self.agents) == 1:
+            return self.sender
+        return msgspec.Raw(encode(self.stamp(agent_id)))
 
     def refresh_sender(self) -> None:
         """Encode the sender anew, after anything in it has changed."""
@@ -239,6 +248,10 @@ class Clients:
     def get(self, client_id: str) -> Client | None:
         """Return a client by its id."""
         return self._by_id.get(client_id)
+
+    def newest_ready(self) -> Iterator[Client]:
+        """Go through the clients that are signed in, the latest first."""
+        return (c for c in reversed(self._by_id.values()) if c.phase is Phase.READY)
 
     def ready(self) -> list[Client]:
         """Return the clients that are signed in."""

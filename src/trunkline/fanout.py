@@ -154,6 +154,7 @@ class Feed:
 
     __slots__ = (
         "_pump",
+        "doubted",
         "epoch",
         "first",
         "head",
@@ -175,6 +176,7 @@ class Feed:
         self.known = {k.key: (k.seq, k.digest) for k in known}
         self.turn = 0
         self.quiet_since = 0.0
+        self.doubted = False
         self._pump = pump
 
     @property
@@ -210,6 +212,14 @@ class Feed:
 
         self.call(run, client)
         await done.wait()
+
+    def compare(self, bounds: Bounds) -> None:
+        """Take over what the store says now: it deletes old messages, and may find damage."""
+        if bounds.epoch == self.epoch:
+            self.trimmed(bounds.first)
+        elif not self.doubted:
+            self.doubted = True
+            self.call(lambda: None)  # so that there is a turn, which looks the log up first
 
     def position(self) -> Position:
         """Return where the log ends."""
@@ -303,6 +313,9 @@ class Pump:
 
     async def _move(self, turn: Turn) -> None:
         """Store and deliver one turn."""
+        for feed in turn:
+            if feed.doubted:
+                await self._resynchronise(feed)
         prepared = [_Prepared(feed, items) for feed, items in turn.items()]
         appends = [p.append() for p in prepared if p.entries]
         outcomes: dict[str, Outcome] = {}
@@ -324,10 +337,10 @@ class Pump:
         """Read what the answers of one feed's part need from the store."""
         try:
             await part.read_duplicates(self.history)
-            if isinstance(outcome, Fenced):
-                await self._resynchronise(part.feed)
         except HistoryError:
             log.exception("history failed", session=part.feed.session_id)
+        if isinstance(outcome, Fenced):
+            await self._resynchronise(part.feed)
 
     async def _resynchronise(self, feed: Feed) -> None:
         """
@@ -337,8 +350,14 @@ class Pump:
         to resume.
         """
         epoch = feed.epoch
-        bounds = await self.history.bounds(feed.session_id)
-        known = await self.history.ids(feed.session_id)
+        try:
+            # Reading the ids may find damage, so where the log ends is asked after it.
+            known = await self.history.ids(feed.session_id)
+            bounds = await self.history.bounds(feed.session_id)
+        except HistoryError:
+            log.exception("history failed", session=feed.session_id)
+            return
+        feed.doubted = False
         feed.epoch, feed.first, feed.head = bounds
         feed.known = {k.key: (k.seq, k.digest) for k in known}
         if feed.epoch != epoch:

@@ -49,8 +49,14 @@ class Rate:
 
 class _Failures(msgspec.Struct):
     since: float
-    count: int = 0
+    failed: int = 0
+    judged: int = 0
+    """Attempts whose outcome is not known yet."""
     locked_until: float = 0.0
+
+    def over(self, now: float, window: float) -> bool:
+        """Whether neither the window nor a lock lasts any more."""
+        return now >= self.locked_until if self.locked_until else now - self.since > window
 
 
 class Lockout:
@@ -87,33 +93,42 @@ class Lockout:
             GatewayError: ``AUTH_LOCKED`` with the time to wait; compare nothing.
         """
         entry = self._table.get(key)
-        if entry is None or (now - entry.since > self._window and now >= entry.locked_until):
+        if entry is None:
             entry = self._table[key] = _Failures(now)
+        elif entry.over(now, self._window):
+            entry.since, entry.failed, entry.locked_until = now, 0, 0.0
         self._table.move_to_end(key)
         if now < entry.locked_until:
-            raise self._locked(entry, now)
-        if entry.count >= self._limit:
-            entry.locked_until = now + self._duration
-            raise self._locked(entry, now)
-        entry.count += 1
+            raise self._locked(entry.locked_until - now)
+        if entry.failed + entry.judged >= self._limit:
+            raise self._locked(1.0)  # the others' outcome will be known by then
+        entry.judged += 1
         if len(self._table) > self._size:
             self._forget(now)
 
-    def succeeded(self, key: str) -> None:
-        """Take back the count of an attempt that was right."""
+    def failed(self, key: str, now: float) -> None:
+        """Note that an attempt was wrong; the last that is allowed locks the address."""
         entry = self._table.get(key)
         if entry is not None:
-            entry.count -= 1
-            if entry.count <= 0 and not entry.locked_until:
+            entry.judged -= 1
+            entry.failed += 1
+            if entry.failed >= self._limit:
+                entry.locked_until = now + self._duration
+
+    def take_back(self, key: str) -> None:
+        """Note that an attempt was right, or could not be judged: it does not count."""
+        entry = self._table.get(key)
+        if entry is not None:
+            entry.judged -= 1
+            if not entry.failed and not entry.judged:
                 del self._table[key]
 
     @staticmethod
-    def _locked(entry: _Failures, now: float) -> GatewayError:
-        wait = max(entry.locked_until - now, 0.001)
+    def _locked(wait: float) -> GatewayError:
         return GatewayError(
             ErrorCode.AUTH_LOCKED,
             "too many wrong credentials from this address",
-            details={"retryAfterMs": round(wait * 1000)},
+            details={"retryAfterMs": max(1, round(wait * 1000))},
             retry_after=wait,
         )
 

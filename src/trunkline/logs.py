@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, TextIO
 
 import structlog
@@ -231,12 +232,32 @@ class _Forward(logging.Handler):
             self.handleError(record)
 
 
+class _Lines:
+    """
+    Writes lines to a stream, and never fails.
+
+    A terminal that was closed or a disk that is full must not turn what is
+    logged into a second failure.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        with suppress(OSError, ValueError):
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    log = debug = info = warn = warning = error = critical = exception = msg
+
+
 class Logs:
     """The running set-up of the logs; see `configure_logs`."""
 
     def __init__(self, config: LogConfig, secrets: Iterable[str], stream: TextIO) -> None:
         render: Processor = TextRenderer() if config.format == "text" else _render_json
-        self._write = structlog.WriteLogger(stream).msg
+        self._write = _Lines(stream).msg
         self._finish: tuple[Processor, ...] = (
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             Redactor(secrets),
@@ -253,7 +274,7 @@ class Logs:
                 *self._finish,
             ],
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.level]),
-            logger_factory=lambda *_: structlog.WriteLogger(stream),
+            logger_factory=lambda *_: _Lines(stream),
         )
         logging.basicConfig(handlers=[_Forward()], level=_LEVELS[config.level], force=True)
 

@@ -8,6 +8,7 @@ above a hundred members get only their number, in ``head``.
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 
 from msgspec import Raw
 
@@ -19,8 +20,8 @@ from trunkline.messages import GatewayMessage, RelayedMessage, encode
 from trunkline.payloads import Presence, PresenceEntry
 from trunkline.sessions import MEMBERS_SHOWN, Session, SessionManager
 
-SNAPSHOT_SIZE = 1_000
-"""Devices that a snapshot lists at most."""
+SNAPSHOT_SIZE = 100
+"""Devices that a snapshot lists at most: the newest. Every client that says hello gets one."""
 
 
 class PresenceBoard:
@@ -38,17 +39,17 @@ class PresenceBoard:
 
     def _on_presence(self, client: Client, message: GatewayMessage, payload: Presence) -> None:
         session = self._sessions.member(client, message, payload)
-        frame = _frame(session, client, payload.status, message.id)
+        frame = _frame(session, client, payload.status, message.id, message.trace)
         session.feed.relay(frame, client)
 
     def _joined(self, session: Session, client: Client) -> None:
-        self._note(session, client, "online")
+        self._note(session, client, "online", len(session.members))
 
     def _left(self, session: Session, client: Client) -> None:
-        self._note(session, client, "offline")
+        self._note(session, client, "offline", len(session.members) + 1)
 
-    def _note(self, session: Session, client: Client, status: str) -> None:
-        if len(session.members) > MEMBERS_SHOWN or not client.user_id:
+    def _note(self, session: Session, client: Client, status: str, members: int) -> None:
+        if members > MEMBERS_SHOWN or not client.user_id:
             return
         if not self._changes:
             asyncio.get_running_loop().call_soon(self._tell)
@@ -66,25 +67,24 @@ class PresenceBoard:
 
         Control sees all; others their own user's and those they share a session with.
         """
-        clients = self._sessions.clients
-        if client.role == "control":
-            seen = clients.ready()
-        else:
-            mates = {
-                mate
-                for session_id in client.sessions
-                if (session := self._sessions.get_session(session_id))
-                for mate in session.members
-            }
-            seen = [c for c in clients.ready() if c.user_id == client.user_id or c in mates]
-        return [
+        mates = {
+            mate
+            for session_id in client.sessions
+            if (session := self._sessions.get_session(session_id))
+            for mate in session.members
+        }
+        seen = (
             PresenceEntry(device_id=c.device_id, role=c.role or "", connected_at=c.connected_at)
-            for c in seen
+            for c in self._sessions.clients.newest_ready()
             if c.device_id is not None
-        ][-SNAPSHOT_SIZE:]
+            and (client.role == "control" or c.user_id == client.user_id or c in mates)
+        )
+        return list(islice(seen, SNAPSHOT_SIZE))[::-1]
 
 
-def _frame(session: Session, client: Client, status: str, message_id: str) -> bytes:
+def _frame(
+    session: Session, client: Client, status: str, message_id: str, trace: str | None = None
+) -> bytes:
     payload: dict[str, str] = {"status": status}
     if client.device_id is not None:
         payload["deviceId"] = client.device_id
@@ -96,5 +96,6 @@ def _frame(session: Session, client: Client, status: str, message_id: str) -> by
             payload=Raw(encode(payload)),
             timestamp=now_ms(),
             sender=client.sender,
+            trace=trace,
         )
     )

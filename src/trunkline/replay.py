@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-import msgspec
 import structlog
 
 from trunkline.clients import Client, Phase
 from trunkline.errors import CloseCode, close_reason
 from trunkline.fanout import Feed
 from trunkline.history import History, Stored
-from trunkline.messages import Sender
 from trunkline.payloads import Cursor
 from trunkline.transport import Batch
 
@@ -30,9 +27,6 @@ PAGE_MESSAGES = 300
 
 PAGE_BYTES = 256 * 1024
 """Bytes read in one turn, about."""
-
-RECOVERY_DEPTH = 1_000
-"""Messages at the end of a log that are searched for open runs after a restart."""
 
 
 def find_start(feed: Feed, since: Cursor | None, tail: int | None) -> tuple[str, str | None, int]:
@@ -148,50 +142,3 @@ class Replay:
             drained = asyncio.Event()
             client.wakeup.append(drained)
             await drained.wait()
-
-
-class OpenRun(NamedTuple):
-    """A run that a log opened and did not end."""
-
-    run_id: str
-    agent_id: str
-    chat_id: str
-    asker: str
-
-
-class _LoggedPayload(msgspec.Struct, rename="camel"):
-    run_id: str | None = None
-
-
-class _Logged(msgspec.Struct, rename="camel"):
-    """What a stored frame tells of runs."""
-
-    type: str
-    id: str
-    seq: int
-    sender: Sender | None = msgspec.field(name="from", default=None)
-    addressed: list[str] = []
-    payload: _LoggedPayload = msgspec.field(default_factory=_LoggedPayload)
-
-
-_decode_logged = msgspec.json.Decoder(_Logged).decode
-
-
-async def open_runs(history: History, session_id: str, head: int) -> list[OpenRun]:
-    """Return the runs that the last messages of a log opened and did not end."""
-    found: dict[str, OpenRun] = {}
-    after = max(0, head - RECOVERY_DEPTH)
-    while after < head:
-        page = await history.read(session_id, after, 300, 1024 * 1024)
-        if not page:
-            break
-        for stored in page:
-            logged = _decode_logged(stored.body)
-            asker = logged.sender.user_id if logged.sender else ""
-            for agent_id in logged.addressed:
-                run_id = f"{logged.seq}.{agent_id}"
-                found[run_id] = OpenRun(run_id, agent_id, logged.id, asker)
-            if logged.type == "chat_complete" and logged.payload.run_id is not None:
-                found.pop(logged.payload.run_id, None)
-        after = page[-1].seq
-    return list(found.values())

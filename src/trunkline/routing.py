@@ -2,8 +2,10 @@
 Requests: one agent asked, exactly one end (protocol.md section 5).
 
 The gateway gives every request an id of its own that cannot be guessed. Only
-the connection and generation that was asked may answer it; whatever else
-claims to be an answer is dropped and counted.
+the connection that speaks for the asked agent may answer it; whatever else
+claims to be an answer is dropped and counted. A request that finds every
+fitting agent busy waits for one, and what is asked on behalf of a request or
+run ends with it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
+from collections.abc import Callable
 from itertools import count
+from typing import Protocol
 
 from msgspec import Raw
 
@@ -28,29 +32,99 @@ from trunkline.payloads import (
     BroadcastDelivery,
     RouteAnswer,
     RouteCancel,
+    RouteCandidate,
     RouteDelivery,
+    RouteExplain,
+    RouteExplained,
     RouteRequest,
     RouteResponse,
 )
-from trunkline.sessions import SessionManager
+from trunkline.pools import MAX_WAITING, Pool, Pools, Wanted
+from trunkline.schemas import check_arguments
+from trunkline.sessions import Session, SessionManager
+
+MAX_CHAIN = 8
+"""Agents that a request may pass through."""
+
+MAX_EXPLAINED = 300
+"""Candidates that ``route_explain`` lists at most."""
+
+
+class OpenRun(Protocol):
+    """What a request needs to know of the run that it is asked for."""
+
+    agent_id: str
 
 
 class Request:
-    """One open request."""
+    """
+    One open request.
 
-    __slots__ = ("agent", "asker", "client", "deadline", "generation", "id", "message_id", "timer")
+    Attributes:
+        id: The gateway's own; another for each agent that is asked.
+        message_id: The asker's.
+        agent: Who was asked last; None while it waits for the first.
+        pool: Where it waits; None while an agent is at it.
+        chain: The agents that it has passed through.
+        ends_at: The deadline by the loop's clock, in seconds.
+        answered: Whether the asker has got a piece of an answer.
+    """
 
-    def __init__(
-        self, asker: Client, message_id: str, agent: RegisteredAgent, client: Client, deadline: int
-    ) -> None:
+    __slots__ = (
+        "agent",
+        "answered",
+        "asker",
+        "chain",
+        "ends_at",
+        "id",
+        "message_id",
+        "parent",
+        "payload",
+        "pool",
+        "timer",
+        "trace",
+        "wanted",
+    )
+
+    def __init__(self, asker: Client, message: GatewayMessage, payload: RouteRequest) -> None:
         self.id = secrets.token_hex(16)
         self.asker = asker
-        self.message_id = message_id
-        self.agent = agent
-        self.client = client
-        self.generation = agent.generation
-        self.deadline = deadline
+        self.message_id = message.id
+        self.trace = message.trace
+        self.payload = payload
+        self.wanted = wanted_by(payload, message.target)
+        self.agent: RegisteredAgent | None = None
+        self.pool: Pool[Request] | None = None
+        self.parent: Request | OpenRun | None = None
+        self.chain: tuple[str, ...] = ()
+        self.ends_at = asyncio.get_running_loop().time() + payload.timeout_ms / 1000
+        self.answered = False
         self.timer: asyncio.TimerHandle | None = None
+
+
+def wanted_by(payload: RouteRequest, target: str | None) -> Wanted:
+    """
+    Return what a request asks of its agent.
+
+    Raises:
+        GatewayError: ``INVALID_PAYLOAD``: it names nobody.
+    """
+    agent_id = payload.agent_id or target
+    if agent_id is None and payload.capability is None:
+        raise GatewayError(
+            ErrorCode.INVALID_PAYLOAD,
+            "name a capability or an agentId",
+            details={"path": "$.capability"},
+        )
+    labels = tuple(sorted(payload.labels.items())) if payload.labels else ()
+    return Wanted(payload.capability, agent_id, labels)
+
+
+def undelivered(
+    code: ErrorCode, sentence: str, *, retry_after: float | None = None
+) -> GatewayError:
+    """Make the error for a request that no agent has got."""
+    return GatewayError(code, sentence, details={"delivered": False}, retry_after=retry_after)
 
 
 class Router:
@@ -68,13 +142,18 @@ class Router:
         self._clients = clients
         self._limits = limits
         self._open: dict[str, Request] = {}
-        self._round = count()
+        self._children: dict[Request | OpenRun, dict[Request, None]] = {}
+        self._served = count(1)
+        self.find_run: Callable[[Client, str | None, str], OpenRun | None] = lambda *_: None
+        """Finds the open run of a connection's agent by session and id."""
         self.closing = False
         """Whether no more requests are taken, for the gateway is about to stop."""
         self.ends: Counter[str] = Counter()
         """How requests ended: ``ok``, ``failed``, or an error code."""
         self.strays = 0
         """Answers that nobody was asked for."""
+        self._pools: Pools[Request] = Pools(agents)
+        agents.arrived.append(self._agent_arrived)
         agents.lost.append(self._agent_lost)
 
     def __len__(self) -> int:
@@ -85,6 +164,7 @@ class Router:
         handlers.add("route_request", self._on_request, RouteRequest)
         handlers.add("route_response", self._on_response, RouteResponse)
         handlers.add("route_cancel", self._on_cancel, RouteCancel)
+        handlers.add("route_explain", self._on_explain, RouteExplain)
         handlers.add("broadcast", self._on_broadcast, Broadcast)
 
     # Asking
@@ -93,91 +173,114 @@ class Router:
         if message.id in client.requests:
             raise GatewayError(ErrorCode.ID_CONFLICT, "a request with this id is open")
         if self.closing:
-            raise GatewayError(
-                ErrorCode.OVERLOADED,
-                "the gateway is stopping",
-                details={"delivered": False},
-                retry_after=5.0,
-            )
+            raise undelivered(ErrorCode.OVERLOADED, "the gateway is stopping", retry_after=5.0)
         if len(client.requests) >= self._limits.requests_per_connection:
-            raise GatewayError(
-                ErrorCode.OVERLOADED,
-                "this connection has too many open requests",
-                details={"delivered": False},
-            )
-        agent = self.choose(payload, message.target)
-        target = agent.client
-        assert target is not None
-        deadline = now_ms() + payload.timeout_ms
-        request = Request(client, message.id, agent, target, deadline)
+            raise undelivered(ErrorCode.OVERLOADED, "this connection has too many open requests")
+        request = Request(client, message, payload)
+        if payload.parent_id is not None:
+            self._adopt(request, message.session_id, payload.parent_id)
+        self._place(request)
         self._open[request.id] = client.requests[message.id] = request
-        agent.active += 1
-        request.timer = asyncio.get_running_loop().call_later(
-            payload.timeout_ms / 1000, self._timed_out, request
-        )
-        target.transport.write(_delivery(request, client, message, payload))
+        if request.parent is not None:
+            self._children.setdefault(request.parent, {})[request] = None
+        loop = asyncio.get_running_loop()
+        request.timer = loop.call_at(request.ends_at, self._timed_out, request)
 
-    def choose(self, payload: RouteRequest, target: str | None = None) -> RegisteredAgent:
-        """
-        Choose who is asked: the agent that is named, or the least busy that fits.
-
-        Raises:
-            GatewayError: ``AGENT_NOT_FOUND``, or ``INVALID_PAYLOAD`` if nobody is named.
-        """
-        agent_id = payload.agent_id or target
-        found: list[RegisteredAgent] = []
-        if agent_id is not None:
-            agent = self._agents.get_agent(agent_id)
-            if agent is not None and agent.online:
-                found = [agent]
-        elif payload.capability is not None:
-            found = self._agents.find_by_capability(payload.capability)
+    def _adopt(self, request: Request, session_id: str | None, parent_id: str) -> None:
+        """Put a request under the one, or the run, that its asker is serving."""
+        client = request.asker
+        parent: Request | OpenRun | None = self._open.get(parent_id)
+        if isinstance(parent, Request):
+            agent = parent.agent
+            if agent is None or agent.client is not client:
+                parent = None
+            else:
+                request.chain = (*parent.chain, agent.id)
+                request.ends_at = min(request.ends_at, parent.ends_at)
         else:
+            parent = self.find_run(client, session_id, parent_id)
+            if parent is not None:
+                request.chain = (parent.agent_id,)
+        if parent is None:
             raise GatewayError(
                 ErrorCode.INVALID_PAYLOAD,
-                "name a capability or an agentId",
-                details={"path": "$.capability"},
+                "this connection serves no such request or run",
+                details={"path": "$.parentId", "delivered": False},
             )
-        if agent_id is not None and payload.capability is not None:
-            found = [a for a in found if payload.capability in a.names]
-        if payload.labels:
-            wanted = payload.labels.items()
-            found = [a for a in found if a.labels and wanted <= a.labels.items()]
-        found = self._with_room(found)
-        if payload.policy == "round_robin":
-            return found[next(self._round) % len(found)]
-        return _least_busy(found, next(self._round))
+        if len(request.chain) > MAX_CHAIN:
+            raise undelivered(
+                ErrorCode.FORBIDDEN, f"agents may ask each other at most {MAX_CHAIN} deep"
+            )
+        request.parent = parent
+
+    def _place(self, request: Request) -> None:
+        """Give a request to an agent, or let it wait for one; raises if none could ever do it."""
+        pool = self._pools.find(request.wanted)
+        if pool is None or not pool.reaches(request.chain):
+            raise undelivered(ErrorCode.AGENT_NOT_FOUND, "no online agent fits")
+        agent = self._choose(pool, request.payload, request.chain)
+        if agent is not None:
+            pool.took_turn(agent)
+            self._deliver(request, agent)
+            return
+        if len(pool.waiting) >= MAX_WAITING:
+            raise undelivered(
+                ErrorCode.OVERLOADED, "too many requests wait for these agents", retry_after=1.0
+            )
+        request.pool = pool
+        pool.waiting.add(request.asker, request)
 
     @staticmethod
-    def _with_room(found: list[RegisteredAgent]) -> list[RegisteredAgent]:
-        if not found:
-            raise GatewayError(
-                ErrorCode.AGENT_NOT_FOUND, "no online agent fits", details={"delivered": False}
-            )
-        free = [a for a in found if not a.max_concurrent or a.active < a.max_concurrent]
-        if not free:
-            raise GatewayError(
-                ErrorCode.OVERLOADED,
-                "every agent that fits is busy",
-                details={"delivered": False},
-                retry_after=1.0,
-            )
-        return free
+    def _choose(
+        pool: Pool[Request], payload: RouteRequest, chain: tuple[str, ...]
+    ) -> RegisteredAgent | None:
+        if payload.policy == "round_robin":
+            return pool.next_in_turn(chain)
+        return pool.least_busy(chain)
+
+    def _deliver(self, request: Request, agent: RegisteredAgent) -> None:
+        """Send a request to an agent; raises if its tool does not take these arguments."""
+        client = agent.client
+        assert client is not None, "only online agents are in a pool"
+        _check_arguments(request.payload, agent)
+        request.agent = agent
+        agent.requests[request.id] = request
+        self._pools.moved(agent)
+        client.transport.write(_delivery(request))
+
+    def _agent_arrived(self, agent: RegisteredAgent) -> None:
+        # Behind the answer to its registration, which is sent in this turn of the loop.
+        asyncio.get_running_loop().call_soon(self._serve, agent)
+
+    def _serve(self, agent: RegisteredAgent) -> None:
+        """Give an agent that has room what waits for it; its pools take turns."""
+        while agent.has_room:
+            waiting = [pool for pool in agent.pools if pool.waiting]
+            for pool in sorted(waiting, key=lambda pool: pool.served):
+                request = pool.waiting.take(lambda r: agent.id not in r.chain)
+                if request is not None:
+                    pool.served = next(self._served)
+                    self._deliver_late(request, agent)
+                    break
+            else:
+                return
+
+    def _deliver_late(self, request: Request, agent: RegisteredAgent) -> None:
+        """Send a request that has waited."""
+        request.pool = None
+        try:
+            self._deliver(request, agent)
+        except GatewayError as error:
+            self._end(request, error)
 
     # Answering
 
     def _on_response(self, client: Client, message: GatewayMessage, payload: RouteResponse) -> None:
         request = self._open.get(payload.request_id)
-        if (
-            request is None
-            or request.client is not client
-            or client.agents.get(request.agent.id) is not request.agent
-        ):
+        agent = request.agent if request is not None else None
+        if request is None or agent is None or request.pool or agent.client is not client:
             self.strays += 1
             return
-        asker = request.asker
-        if payload.done:
-            self._close(request, "ok" if payload.ok else "failed")
         answer = RouteAnswer(
             request_id=request.id,
             ok=payload.ok,
@@ -185,7 +288,7 @@ class Router:
             error=payload.error,
             chunk=payload.chunk,
             done=payload.done,
-            agent_id=request.agent.id,
+            agent_id=agent.id,
         )
         frame = encode(
             RelayedMessage(
@@ -194,12 +297,15 @@ class Router:
                 payload=Raw(encode(answer)),
                 timestamp=now_ms(),
                 reply_to=request.message_id,
-                source=request.agent.id,
-                sender=client.sender,
+                source=agent.id,
+                sender=client.sender_for(agent.id),
                 trace=message.trace,
             )
         )
-        asker.transport.write(frame)
+        request.answered = True
+        request.asker.transport.write(frame)
+        if payload.done:
+            self._close(request, "ok" if payload.ok else "failed")
 
     # Ends
 
@@ -207,35 +313,84 @@ class Router:
         """Take a request off the books; only the caller that finds it open may end it."""
         del self._open[request.id]
         request.asker.requests.pop(request.message_id, None)
-        request.agent.active -= 1
         if request.timer is not None:
             request.timer.cancel()
         self.ends[how] += 1
+        if request.parent is not None:
+            self._children.get(request.parent, {}).pop(request, None)
+        self._cancel_children(request)
+        self._withdraw(request)
+
+    def _withdraw(self, request: Request) -> None:
+        """Take a request from its agent, who is free for another, or out of the queue."""
+        pool, agent = request.pool, request.agent
+        if pool is not None:
+            request.pool = None
+            pool.waiting.remove(request.asker, request)
+            self._pools.emptied(pool)
+        elif agent is not None and agent.requests.pop(request.id, None) is not None:
+            self._pools.moved(agent)
+            self._serve(agent)
 
     def _fail(self, request: Request, code: ErrorCode, sentence: str) -> None:
-        self._close(request, code)
-        error = GatewayError(code, sentence, details={"delivered": True})
+        details = {"delivered": request.agent is not None}
+        self._end(request, GatewayError(code, sentence, details=details))
+
+    def _end(self, request: Request, error: GatewayError) -> None:
+        self._close(request, error.code)
         request.asker.send(error_message(error, request.message_id))
 
     def _tell_agent(self, request: Request) -> None:
-        payload = RouteCancel(request_id=request.id)
-        request.client.send(create_message("route_cancel", payload))
+        agent = request.agent
+        if request.pool is None and agent is not None and agent.client is not None:
+            payload = RouteCancel(request_id=request.id)
+            agent.client.send(create_message("route_cancel", payload))
 
     def _timed_out(self, request: Request) -> None:
         if request.id in self._open:
             self._tell_agent(request)
-            self._fail(request, ErrorCode.TIMEOUT, "the agent did not answer in time")
+            self._fail(request, ErrorCode.TIMEOUT, "no answer came in time")
 
     def _on_cancel(self, client: Client, message: GatewayMessage, payload: RouteCancel) -> None:
         request = client.requests.get(payload.request_id)
         if request is not None:
-            self._tell_agent(request)
-            self._fail(request, ErrorCode.CANCELLED, "the request was cancelled")
+            self._cancel(request)
 
-    def _agent_lost(self, agent: RegisteredAgent, client: Client) -> None:
-        if not agent.active:
-            return
-        for request in [r for r in self._open.values() if r.agent is agent]:
+    def _cancel(self, request: Request) -> None:
+        self._tell_agent(request)
+        self._fail(request, ErrorCode.CANCELLED, "the request was cancelled")
+
+    def _cancel_children(self, parent: Request | OpenRun) -> None:
+        for child in list(self._children.pop(parent, ())):
+            self._cancel(child)
+
+    def run_ended(self, session: Session, run: OpenRun) -> None:
+        """Cancel what was asked on behalf of a run."""
+        self._cancel_children(run)
+
+    def _agent_lost(self, agent: RegisteredAgent) -> None:
+        for request in list(agent.requests.values()):
+            if request.payload.idempotent and not request.answered:
+                self._ask_again(request)
+            else:
+                self._fail(request, ErrorCode.AGENT_LOST, "the agent is gone")
+        for pool in self._pools.deserted():
+            if not any(a.working and pool.wanted.fits(a) for a in self._agents.get_all_agents()):
+                for request in pool.waiting.items():
+                    code = ErrorCode.AGENT_LOST if request.agent else ErrorCode.AGENT_NOT_FOUND
+                    self._fail(request, code, "the agents that fit are gone")
+
+    def _ask_again(self, request: Request) -> None:
+        """Give a request to another agent: the one that had it is gone, and it may be repeated."""
+        lost = request.agent
+        assert lost is not None
+        self._cancel_children(request)
+        del self._open[request.id], lost.requests[request.id]
+        request.id = secrets.token_hex(16)
+        self._open[request.id] = request
+        try:
+            self._place(request)
+        except GatewayError:
             self._fail(request, ErrorCode.AGENT_LOST, "the agent is gone")
 
     def disconnected(self, client: Client) -> None:
@@ -243,6 +398,25 @@ class Router:
         for request in list(client.requests.values()):
             self._tell_agent(request)
             self._close(request, ErrorCode.CANCELLED)
+
+    # Explaining
+
+    def _on_explain(
+        self, client: Client, message: GatewayMessage, payload: RouteExplain
+    ) -> RouteExplained:
+        wanted = wanted_by(payload, message.target)
+        pool = self._pools.find(wanted)
+        chosen = self._choose(pool, payload, ()) if pool is not None else None
+        found = [
+            RouteCandidate(
+                agent_id=agent.id, chosen=agent is chosen, reason=_reason(agent, wanted, chosen)
+            )
+            for agent in self._agents.get_all_agents()
+            if agent.id == wanted.agent_id
+            or (wanted.agent_id is None and wanted.capability in agent.names)
+        ]
+        found.sort(key=lambda candidate: not candidate.chosen)
+        return RouteExplained(candidates=found[:MAX_EXPLAINED])
 
     # Telling many
 
@@ -279,8 +453,8 @@ class Router:
         relayed: RelayedMessage,
     ) -> int:
         session_id = payload.session_id or message.session_id
-        if session_id is None:
-            raise GatewayError(ErrorCode.INVALID_MESSAGE, "the message names no session")
+        if session_id is None or message.session_id not in (None, session_id):
+            raise GatewayError(ErrorCode.INVALID_MESSAGE, "the message must name one session")
         if session_id not in client.sessions:
             raise self._sessions.no_member(client, session_id)
         session = self._sessions.get_session(session_id)
@@ -290,25 +464,46 @@ class Router:
         return len(session.members) - 1
 
 
-def _least_busy(found: list[RegisteredAgent], turn: int) -> RegisteredAgent:
-    """Return an agent with the fewest requests at work; equals take turns."""
-    least = min(agent.active for agent in found)
-    idle = [agent for agent in found if agent.active == least]
-    return idle[turn % len(idle)]
+def _check_arguments(payload: RouteRequest, agent: RegisteredAgent) -> None:
+    """Check the arguments against the schema of the tool that is asked for, if it is one."""
+    for name in (payload.method or "", (payload.capability or "").removeprefix("tools:")):
+        if name in agent.tools:
+            validator = agent.tools[name]
+            if validator is not None:
+                check_arguments(validator, payload.params)
+            return
 
 
-def _delivery(
-    request: Request, client: Client, message: GatewayMessage, payload: RouteRequest
-) -> bytes:
+def _reason(agent: RegisteredAgent, wanted: Wanted, chosen: RegisteredAgent | None) -> str:
+    """Say why an agent would, or would not, get a request."""
+    at_work = f"{agent.active} requests at work"
+    if not agent.online:
+        return "it is offline"
+    lacking = wanted.lacking(agent)
+    if lacking is not None:
+        return lacking
+    if not agent.has_room:
+        return f"it has no room: {at_work} of at most {agent.max_concurrent}"
+    if agent is chosen:
+        return f"it is the one to ask: {at_work}"
+    if agent.status == "busy":
+        return "it says that it is busy, so it is asked last"
+    return f"another is asked before it: {at_work}"
+
+
+def _delivery(request: Request) -> bytes:
     """Encode a request as its agent gets it."""
+    payload, agent = request.payload, request.agent
+    assert agent is not None
+    left = request.ends_at - asyncio.get_running_loop().time()
     delivery = RouteDelivery(
         request_id=request.id,
         capability=payload.capability,
         method=payload.method,
         params=payload.params,
         stream=payload.stream,
-        deadline=request.deadline,
-        chain=[],
+        deadline=now_ms() + round(left * 1000),
+        chain=list(request.chain),
     )
     return encode(
         RelayedMessage(
@@ -316,9 +511,9 @@ def _delivery(
             id=new_id(),
             payload=Raw(encode(delivery)),
             timestamp=now_ms(),
-            source=client.id,
-            target=request.agent.id,
-            trace=message.trace,
-            sender=client.sender,
+            source=request.asker.id,
+            target=agent.id,
+            trace=request.trace,
+            sender=request.asker.sender,
         )
     )

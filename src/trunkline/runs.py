@@ -10,18 +10,16 @@ the text is always a prefix, never a hole.
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Callable
 
-import msgspec
 from msgspec import Raw
 
 from trunkline.agents import RegisteredAgent
+from trunkline.assignments import Assignments
 from trunkline.clients import Client
 from trunkline.config import SessionsConfig
 from trunkline.errors import ErrorCode, GatewayError
-from trunkline.fanout import Ephemeral, Feed, Out
 from trunkline.handlers import Handlers
 from trunkline.ids import now_ms
 from trunkline.messages import GatewayMessage, RelayedMessage, create_message, encode
@@ -32,226 +30,39 @@ from trunkline.payloads import (
     ResumedRun,
     RunCancel,
     RunPayload,
-    RunRef,
+    RunState,
     RunStatus,
     ToolResult,
     ToolStart,
     ToolUpdate,
 )
-from trunkline.posts import GatewayPost, Post, ack_frame, stamped
-from trunkline.replay import open_runs
+from trunkline.posts import Post, stamped
+from trunkline.recovery import open_runs
+from trunkline.run_posts import ChatPost, Chunk, CompletionPost, LatePost, Run, RunEnd, RunPost
 from trunkline.sessions import Session, SessionManager, need_session
-
-MAX_DEPTH = 8
-"""How deep agents may make each other answer."""
 
 ENDED_KEPT = 512
 """Ended runs that a session remembers, to tell late frames so."""
-
-_MENTION = re.compile(r"(?<![A-Za-z0-9._:-])@([A-Za-z0-9._:-]{1,128})", re.ASCII)
-
-
-class Run:
-    """An open run: an agent's answer in the making."""
-
-    __slots__ = (
-        "agent_id",
-        "asker",
-        "chat_id",
-        "closing",
-        "depth",
-        "index",
-        "last_output",
-        "parts",
-        "received",
-        "recover_by",
-        "run_id",
-        "sender",
-        "size",
-    )
-
-    def __init__(self, run_id: str, agent_id: str, chat_id: str | None, asker: str, depth: int):
-        self.run_id = run_id
-        self.agent_id = agent_id
-        self.chat_id = chat_id
-        self.asker = asker
-        self.depth = depth
-        self.received = -1
-        self.index = -1
-        self.parts: list[str] = []
-        self.size = 0
-        self.sender = Raw(b"null")
-        self.last_output = 0.0
-        self.recover_by: float | None = None
-        self.closing = False
-
-    @property
-    def seen(self) -> str:
-        """The text that the members have got: chunks up to `index`."""
-        return "".join(self.parts[: self.index + 1])
-
-    @property
-    def text(self) -> str:
-        """The text that the agent has sent; the rest of it is queued."""
-        return "".join(self.parts)
-
-
-class ChatPost(Post):
-    """A chat on its way into the log; stored, it opens the runs of those it addresses."""
-
-    __slots__ = ("_agents", "_chat", "_depth", "_opener", "_runs", "_session")
-
-    def __init__(
-        self,
-        opener: Runs,
-        client: Client,
-        message: GatewayMessage,
-        chat: Chat,
-        session: Session,
-        depth: int,
-    ) -> None:
-        super().__init__(client, message)
-        self._opener = opener
-        self._chat = chat
-        self._session = session
-        self._depth = depth
-        self._agents: list[str] = []
-        self._runs: list[RunRef] = []
-
-    def addressed(self, feed: Feed, seq: int) -> list[str]:
-        """Return the agents that are to answer."""
-        if self._session.agent_clients:
-            assert self.client is not None
-            self._agents = addressees(self._session, self.client, self._chat, self._depth)
-            if self._agents and self._opener.closing:
-                raise GatewayError(ErrorCode.OVERLOADED, "the gateway is stopping", retry_after=5.0)
-        return self._agents
-
-    def stored(self, feed: Feed) -> None:
-        """Open the runs."""
-        now = self._opener.clock()
-        assert self.client is not None
-        for agent_id in self._agents:
-            run = Run(
-                f"{self.seq}.{agent_id}",
-                agent_id,
-                self.message.id,
-                self.client.user_id,
-                self._depth,
-            )
-            run.last_output = now
-            self._session.runs[run.run_id] = run
-            self._runs.append(RunRef(run_id=run.run_id, agent_id=agent_id))
-
-    def runs(self) -> list[RunRef]:
-        """Return who will answer."""
-        return self._runs
-
-    def duplicate(self, feed: Feed, seq: int, body: bytes) -> bytes:
-        """Say where the chat was stored the first time, and who answers it."""
-        addressed = msgspec.json.decode(body, type=_Addressed).addressed if body else []
-        refs = [RunRef(run_id=f"{seq}.{agent}", agent_id=agent) for agent in addressed]
-        return ack_frame(feed, self.message.id, seq, refs, duplicate=True)
-
-
-class _Addressed(msgspec.Struct):
-    addressed: list[str] = []
-
-
-def addressees(session: Session, client: Client, chat: Chat, depth: int) -> list[str]:
-    """Return the agents of a session that a chat addresses, in the order of their ids."""
-    present = {agent_id for member in session.agent_clients for agent_id in member.agents}
-    if depth > MAX_DEPTH or session.record.metadata.get("sendPolicy") == "off":
-        return []
-    if chat.mentions is not None:
-        return sorted(present & set(chat.mentions))
-    if client.agents or session.record.metadata.get("activation") == "mention":
-        named = {name.lower().rstrip(".:-_") for name in _MENTION.findall(chat.message)}
-        named |= {name.lower() for name in _MENTION.findall(chat.message)}
-        return sorted(agent for agent in present if agent.lower() in named)
-    return sorted(present)
-
-
-class RunPost(Post):
-    """A durable message of a run."""
-
-    __slots__ = ("_ends", "_run", "_runs_of")
-
-    def __init__(
-        self,
-        runs: Runs,
-        client: Client,
-        message: GatewayMessage,
-        session: Session,
-        run: Run,
-        *,
-        ends: bool,
-    ) -> None:
-        super().__init__(client, message, stamped(message.payload, {"runId": run.run_id}))
-        self.sender = run.sender
-        self._runs_of = (runs, session)
-        self._run = run
-        self._ends = ends
-        if ends:
-            run.closing = True
-
-    def stored(self, feed: Feed) -> None:
-        """End the run, if this is its end."""
-        if self._ends:
-            runs, session = self._runs_of
-            runs.forget(session, self._run)
-
-    def failed(self, feed: Feed) -> None:
-        """The run goes on: its end was not stored."""
-        self._run.closing = False
-
-
-class LatePost(Post):
-    """
-    A durable message of a run that has ended.
-
-    It is refused where it stands in the queue, unless the log knows it already:
-    then its sender has only missed the ack.
-    """
-
-    __slots__ = ("_error",)
-
-    def __init__(self, client: Client, message: GatewayMessage, error: GatewayError) -> None:
-        super().__init__(client, message)
-        self._error = error
-
-    def frame(self, feed: Feed, seq: int) -> bytes:
-        """Refuse it."""
-        raise self._error
-
-
-class Chunk(Ephemeral):
-    """One chunk of an answer; delivered, it counts as seen."""
-
-    __slots__ = ("_index", "_run")
-
-    def __init__(self, client: Client, frame: bytes, run: Run, index: int) -> None:
-        super().__init__(client, frame, droppable=True)
-        self._run = run
-        self._index = index
-
-    def out(self) -> Out:
-        """Return what is written; called at the chunk's place in the order."""
-        self._run.index = self._index
-        return super().out()
 
 
 class Runs:
     """The handlers of chat and of what agents answer; the life of runs."""
 
     def __init__(
-        self, sessions: SessionManager, config: SessionsConfig, clock: Callable[[], float]
+        self,
+        sessions: SessionManager,
+        assignments: Assignments,
+        config: SessionsConfig,
+        clock: Callable[[], float],
     ) -> None:
         self._sessions = sessions
+        self._assignments = assignments
         self._config = config
         self.clock = clock
         self.closing = False
         """Whether no more runs are opened, for the gateway is about to stop."""
+        self.ended: list[Callable[[Session, Run], None]] = []
+        """Called when a run has ended."""
         sessions.opened.append(self._rebuild)
         sessions.went_live.append(self._catch_up)
         sessions.patched.append(self._patched)
@@ -280,7 +91,7 @@ class Runs:
         session.feed.submit(ChatPost(self, client, message, payload, session, depth))
 
     def _on_stream(self, client: Client, message: GatewayMessage, payload: ChatStream) -> None:
-        session = self._agent_session(client, message, payload)
+        session = self.agent_session(client, message, payload)
         run = self._resolve(session, client, message, payload)
         expected = run.received + 1
         index = expected if payload.index is None else payload.index
@@ -291,6 +102,7 @@ class Runs:
                 details={"path": "$.index", "expected": expected},
             )
         run.received = index
+        run.begun = True
         run.last_output = self.clock()
         run.size += len(encode(payload.content)) - 2
         if run.size > self._config.max_run_bytes:
@@ -302,25 +114,30 @@ class Runs:
         session.feed.submit(Chunk(client, frame, run, index))
 
     def _on_complete(self, client: Client, message: GatewayMessage, payload: ChatComplete) -> None:
-        session = self._agent_session(client, message, payload)
-        self._post(session, client, message, payload, ends=True)
+        session = self.agent_session(client, message, payload)
+        self.post(
+            session,
+            client,
+            message,
+            payload,
+            lambda run: CompletionPost(self, client, message, session, run),
+        )
 
     def _on_tool(
         self, client: Client, message: GatewayMessage, payload: ToolStart | ToolResult
     ) -> None:
-        session = self._agent_session(client, message, payload)
-        self._post(session, client, message, payload, ends=False)
+        session = self.agent_session(client, message, payload)
+        self.post(session, client, message, payload, lambda run: RunPost(client, message, run))
 
-    def _post(
+    def post(
         self,
         session: Session,
         client: Client,
         message: GatewayMessage,
         payload: RunPayload,
-        *,
-        ends: bool,
+        make: Callable[[Run], Post],
     ) -> None:
-        """Store a message of a run."""
+        """Store a message of a run, as `make` wraps it."""
         try:
             run = self._resolve(session, client, message, payload)
         except GatewayError as error:
@@ -328,12 +145,14 @@ class Runs:
                 raise
             session.feed.submit(LatePost(client, message, error))
             return
+        run.begun = True
         run.last_output = self.clock()
-        session.feed.submit(RunPost(self, client, message, session, run, ends=ends))
+        session.feed.submit(make(run))
 
     def _on_tool_update(self, client: Client, message: GatewayMessage, payload: ToolUpdate) -> None:
-        session = self._agent_session(client, message, payload)
+        session = self.agent_session(client, message, payload)
         run = self._resolve(session, client, message, payload)
+        run.begun = True
         run.last_output = self.clock()
         body = stamped(message.payload, {"runId": run.run_id})
         frame = _relay(session, message, run, body)
@@ -359,9 +178,10 @@ class Runs:
 
     # Which run
 
-    def _agent_session(
+    def agent_session(
         self, client: Client, message: GatewayMessage, payload: RunPayload
     ) -> Session:
+        """Return the session in which an agent may send something of a run."""
         session = self._sessions.member(client, message, payload)
         if not client.agents:
             raise GatewayError(ErrorCode.FORBIDDEN, "only a registered agent may send this")
@@ -408,13 +228,15 @@ class Runs:
             session.ended[(run.chat_id, run.agent_id)] = None
             while len(session.ended) > ENDED_KEPT:
                 del session.ended[next(iter(session.ended))]
+        for callback in self.ended:
+            callback(session, run)
 
     def end(self, session: Session, run: Run, status: RunStatus, error: str | None = None) -> None:
         """End a run from the gateway's side, with the text so far."""
         if run.closing:
             return
         run.closing = True
-        session.feed.submit(_End(self, session, run, status, error))
+        session.feed.submit(RunEnd(self, session, run, status, error))
 
     def cancel(self, session: Session, run: Run) -> None:
         """Tell the agent to stop, and end the run as cancelled."""
@@ -429,13 +251,31 @@ class Runs:
             for run in list(session.runs.values()):
                 self.cancel(session, run)
 
-    def agent_lost(self, agent: RegisteredAgent, client: Client) -> None:
-        """End the runs of an agent whose connection is gone."""
-        for session_id in client.sessions:
-            session = self._sessions.get_session(session_id)
-            for run in list(session.runs.values()) if session else ():
-                if session is not None and run.agent_id == agent.id:
-                    self.end(session, run, "lost", "the agent is gone")
+    def agent_lost(self, agent: RegisteredAgent) -> None:
+        """End the runs of an agent that will not come back, or give them to another."""
+        for session in self._sessions.get_all_sessions():
+            for run in list(session.runs.values()):
+                if run.agent_id == agent.id and not run.closing:
+                    self._give_up(session, run)
+
+    def _give_up(self, session: Session, run: Run) -> None:
+        """Nothing is repeated blindly: only a run without any output goes to another agent."""
+        other = None
+        if not run.begun and not self.closing:
+            other = self._assignments.substitute(session, run.chat_id)
+        if other is None:
+            self.end(session, run, "lost", "the agent is gone")
+        else:
+            self._assignments.start(self._hand_over(session, run, other))
+
+    async def _hand_over(self, session: Session, run: Run, other: RegisteredAgent) -> None:
+        lost, run.agent_id = run.agent_id, other.id
+        run.last_output = self.clock()
+        moved = [RunState(run_id=run.run_id, agent_id=other.id, index=run.index)]
+        try:
+            await self._assignments.assign(session, other, instead_of=lost, runs=moved)
+        except GatewayError:
+            self.end(session, run, "lost", "the agent is gone")
 
     def tick(self) -> None:
         """Once a second: end the runs that have been silent for too long."""
@@ -459,6 +299,7 @@ class Runs:
             run = Run(found.run_id, found.agent_id, found.chat_id, found.asker, 0)
             run.last_output = now
             run.recover_by = now + self._config.run_recovery
+            run.begun = True  # for all that is known
             session.runs.setdefault(run.run_id, run)
 
     def _recovered(self, session: Session, run: Run, now: float) -> None:
@@ -480,11 +321,19 @@ class Runs:
     def open_of(self, agent_id: str) -> list[ResumedRun]:
         """Return the open runs of an agent, in all sessions."""
         return [
-            ResumedRun(run_id=run.run_id, index=run.received)
+            ResumedRun(session_id=session.id, run_id=run.run_id, index=run.received)
             for session in self._sessions.get_all_sessions()
             for run in session.runs.values()
             if run.agent_id == agent_id and not run.closing
         ]
+
+    def of_agent(self, client: Client, session_id: str | None, run_id: str) -> Run | None:
+        """Return an open run of an agent that a connection speaks for; None if not exactly one."""
+        feeds = client.sessions if session_id is None else (session_id,)
+        sessions = map(self._sessions.get_session, feeds)
+        runs = [session.runs.get(run_id) for session in sessions if session is not None]
+        found = [run for run in runs if run is not None and run.agent_id in client.agents]
+        return found[0] if len(found) == 1 else None
 
     def count(self) -> int:
         """Return how many runs are open."""
@@ -505,47 +354,11 @@ class Runs:
                 self._catch_up(session, client)
 
 
-class _End(GatewayPost):
-    """The end of a run that the gateway itself writes, with the text as it then is."""
-
-    __slots__ = ("_error", "_run", "_runs_of", "_status")
-
-    def __init__(
-        self, runs: Runs, session: Session, run: Run, status: RunStatus, error: str | None
-    ) -> None:
-        super().__init__(create_message("chat_complete", None, session.id))
-        self._runs_of = (runs, session)
-        self._run = run
-        self._status = status
-        self._error = error
-
-    def frame(self, feed: Feed, seq: int) -> bytes:
-        """Return the message as members get it."""
-        run = self._run
-        end = ChatComplete(
-            run_id=run.run_id, content=run.text, status=self._status, error=self._error
-        )
-        self.message.payload = Raw(encode(end))
-        return super().frame(feed, seq)
-
-    def stored(self, feed: Feed) -> None:
-        """Forget the run."""
-        runs, session = self._runs_of
-        runs.forget(session, self._run)
-
-    def failed(self, feed: Feed) -> None:
-        """The run goes on: its end was not stored."""
-        self._run.closing = False
-
-
 def _still_open(run: Run | None, client: Client) -> Run:
     """Return a run that its agent may still write to, with the agent's identity on it."""
     if run is None or run.closing:
         raise GatewayError(ErrorCode.RUN_ENDED, "the run has ended, or never was")
-    if len(client.agents) == 1:
-        run.sender = client.sender
-    else:
-        run.sender = Raw(encode(client.stamp(run.agent_id)))
+    run.sender = client.sender_for(run.agent_id)
     return run
 
 

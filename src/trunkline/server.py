@@ -13,12 +13,13 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar, overload
 
 import structlog
 
 from trunkline.agents import AgentRegistry
+from trunkline.approvals import Approvals
+from trunkline.assignments import Assignments
 from trunkline.auth import LOCAL, Authenticator, Credential, Door, Granted, SharedSecret
 from trunkline.clients import Client, Clients, Identity, Peer, Phase
 from trunkline.config import (
@@ -62,6 +63,7 @@ from trunkline.runs import Runs
 from trunkline.session_handlers import SessionHandlers
 from trunkline.sessions import SessionManager
 from trunkline.transport import Transport
+from trunkline.version import package_version
 
 MAX_FRAME_FROM_GATEWAY = 2 * 1024 * 1024
 """Bytes of the largest frame that the gateway sends."""
@@ -72,14 +74,6 @@ EXPIRY_NOTICE = 60_000
 F = TypeVar("F", bound=HandlerFunction)
 
 log = structlog.get_logger(__name__)
-
-
-def package_version() -> str:
-    """Return this package's version."""
-    try:
-        return version("trunkline")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "0.0.0"
 
 
 class GatewayServer:
@@ -148,14 +142,18 @@ class GatewayServer:
         self.sessions = SessionManager(
             config, clients, events, self.history, self.records, self._pump, self._clock
         )
-        self.agents = AgentRegistry(clients, events, self.records, config.limits)
-        self.runs = Runs(self.sessions, config.sessions, self._clock)
+        self.agents = AgentRegistry(clients, events, self.records, config.limits, self._clock)
+        self.assignments = Assignments(self.sessions, self.agents, events)
+        self.runs = Runs(self.sessions, self.assignments, config.sessions, self._clock)
         self.agents.lost.append(self.runs.agent_lost)
         self.agents.open_runs = self.runs.open_of
+        self.approvals = Approvals(self.sessions, self.runs)
         self.router = Router(self.agents, self.sessions, clients, config.limits)
+        self.router.find_run = self.runs.of_agent
+        self.runs.ended.append(self.router.run_ended)
         self.presence = PresenceBoard(self.sessions, events)
         self.door = Door(config.auth, self._verify, self._hello, events)
-        self._session_handlers = SessionHandlers(self.sessions, self.agents, config)
+        self._session_handlers = SessionHandlers(self.sessions, self.assignments, config)
         events.on("agent:registered", self._agent_changed)
         events.on("agent:unregistered", self._agent_changed)
 
@@ -169,6 +167,7 @@ class GatewayServer:
             self.door,
             self._session_handlers,
             self.runs,
+            self.approvals,
             self.presence,
             self.agents,
             self.router,
@@ -262,14 +261,14 @@ class GatewayServer:
             identity: Who it is, if its credential has been judged already.
         """
         client = Client(self._next_client_id(), transport, peer or Peer())
-        client.opened_at = self._clock()
+        client.opened_at = client.heard_at = self._clock()
         client.refresh_sender()
         self.clients.add(client)
         if identity is None and not self.config.auth.required:
             identity = LOCAL
+        self.events.emit("client:connect", client)
         if identity is not None:
             self.door.admit(client, identity)
-        self.events.emit("client:connect", client)
         self._welcome(client)
         return client
 
@@ -287,7 +286,12 @@ class GatewayServer:
 
     def on_message(self, client: Client, text: str) -> None:
         """Take one frame of a client, in the order in which they came. Never raises."""
+        client.heard_at = self._clock()
         self.handlers.receive(client, text)
+
+    def note_life(self, client: Client) -> None:
+        """Note that a client is alive, by a sign that is no message, such as a pong."""
+        client.heard_at = self._clock()
 
     def on_disconnect(self, client: Client, code: int = 1006, reason: str = "") -> None:
         """Let a client go; a second call does nothing."""
@@ -442,12 +446,15 @@ class GatewayServer:
         for client in self.clients:
             close_with(client, CloseCode.GOING_AWAY, "the gateway stops")
             self.on_disconnect(client, CloseCode.GOING_AWAY)
+        self.agents.close()
         for chore in self._chores:
             chore.cancel()
         await asyncio.wait(self._chores)
+        await self.assignments.stop()
         self.handlers.cancel()
         await self.handlers.drain()
         await self._pump.stop()
+        self.sessions.unload()
         await self.records.close()
         await self.history.close()
         self._draining = self.runs.closing = self.router.closing = False
@@ -488,7 +495,9 @@ class GatewayServer:
                 close_with(client, CloseCode.NOT_SIGNED_IN, "not signed in in time")
             elif client.expires_at is not None:
                 self._check_expiry(client, client.expires_at, now)
+        await self.agents.tick()
         self.runs.tick()
+        self.approvals.tick()
         await self.sessions.tick()
 
     @staticmethod

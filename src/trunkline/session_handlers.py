@@ -9,13 +9,13 @@ import msgspec
 import structlog
 from msgspec import UNSET, Raw
 
-from trunkline.agents import AgentRegistry, RegisteredAgent
+from trunkline.assignments import Assignments
 from trunkline.clients import Client
 from trunkline.config import GatewayConfig
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.handlers import Handlers
 from trunkline.history import Stored
-from trunkline.messages import GatewayMessage, create_message, encode
+from trunkline.messages import GatewayMessage, encode
 from trunkline.payloads import (
     HistoryPage,
     Patch,
@@ -33,12 +33,12 @@ from trunkline.payloads import (
     SessionPayload,
     SessionRemove,
 )
-from trunkline.posts import GatewayPost, StatusChange
+from trunkline.posts import StatusChange
 from trunkline.rights import ADMIN_PATCH_KEYS
+from trunkline.session_records import SessionRecord
 from trunkline.sessions import (
     Session,
     SessionManager,
-    SessionRecord,
     named_session,
     need_session,
     not_found,
@@ -61,10 +61,10 @@ class SessionHandlers:
     """What clients may ask of sessions."""
 
     def __init__(
-        self, sessions: SessionManager, agents: AgentRegistry, config: GatewayConfig
+        self, sessions: SessionManager, assignments: Assignments, config: GatewayConfig
     ) -> None:
         self._sessions = sessions
-        self._agents = agents
+        self._assignments = assignments
         self._config = config
 
     def install(self, handlers: Handlers) -> None:
@@ -92,17 +92,19 @@ class SessionHandlers:
             return
         self._check_quota(client)
         _check_metadata(client, payload.metadata, "$.metadata")
-        agents = self._find_agents(payload)
+        agent = self._assignments.choose(payload)
         session = await self._sessions.create_session(
             session_id,
             owner=client.user_id,
             name=payload.name,
             visibility=payload.visibility,
             metadata=payload.metadata,
+            capability=payload.capability,
+            agent_type=payload.agent_type,
         )
         await self._sessions.join(session, client, message, "created")
-        for agent in agents:
-            await self._assign(session, agent)
+        if agent is not None:
+            await self._assignments.assign(session, agent)
 
     def _check_quota(self, client: Client) -> None:
         limits = self._config.limits
@@ -111,42 +113,6 @@ class SessionHandlers:
         limited = client.identity is not None and client.identity.own_quota
         if limited and self._sessions.owned_by(client.user_id) >= limits.sessions_per_user:
             raise GatewayError(ErrorCode.SESSION_LIMIT, "this user owns too many sessions")
-
-    def _find_agents(self, payload: SessionCreate) -> list[RegisteredAgent]:
-        """Return the agent to assign, if the client asked for one."""
-        if payload.agent_id is not None:
-            agent = self._agents.get_agent(payload.agent_id)
-            found = [agent] if agent is not None and agent.online else []
-        elif payload.capability is not None or payload.agent_type is not None:
-            found = [
-                agent
-                for agent in self._agents.get_online_agents()
-                if payload.capability in (None, *agent.names)
-                and payload.agent_type in (None, agent.type)
-            ]
-        else:
-            return []
-        if not found:
-            raise GatewayError(ErrorCode.AGENT_NOT_FOUND, "no online agent fits")
-        return [min(found, key=lambda agent: agent.active)]
-
-    async def _assign(self, session: Session, agent: RegisteredAgent) -> None:
-        """Make an agent the session's own, and its connection a member."""
-        await self._sessions.change(session, lambda record: record.assigned.append(agent.id))
-        client = agent.client
-        if client is not None and client not in session.members:
-            await session.feed.run(lambda: self._enter(session, agent.id, client))
-        info = SessionInfo(session_id=session.id, status="assigned", agent_id=agent.id)
-        session.feed.submit(GatewayPost(create_message("session_info", info)))
-
-    def _enter(self, session: Session, agent_id: str, client: Client) -> None:
-        try:
-            self._sessions.add_client(session.id, client, assigned=True)
-        except GatewayError as error:
-            log.warning("agent not in its session", agent=agent_id, session=session.id, why=error)
-            return
-        info = session.info("assigned", agent_id=agent_id)
-        client.send(create_message("session_info", info, session.id))
 
     async def _on_join(self, client: Client, message: GatewayMessage, payload: SessionJoin) -> None:
         await self._join(client, message, need_session(message, payload), payload)
@@ -160,7 +126,8 @@ class SessionHandlers:
             raise not_found()
         if payload.since is not None or payload.tail:
             bounds = await self._sessions.history.bounds(session_id)
-            session.feed.trimmed(bounds.first)
+            session.feed.compare(bounds)
+        await self._assignments.bring_in(session)
         await self._sessions.join(session, client, message, "joined", payload.since, payload.tail)
 
     async def _on_leave(

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+from msgspec import Raw
 
 from trunkline.clients import Client, Clients, Phase
 from trunkline.config import GatewayConfig
@@ -26,28 +27,14 @@ from trunkline.messages import GatewayMessage, create_message, encode, error_mes
 from trunkline.payloads import Cursor, Head, RunState, SessionInfo, SessionPayload
 from trunkline.records import Conflict, Records
 from trunkline.replay import Replay, find_start
+from trunkline.session_records import KIND, SessionRecord, assigned, may_join
 
 if TYPE_CHECKING:
-    from trunkline.runs import Run
+    from trunkline.approvals import Approval
+    from trunkline.run_posts import Run
 
 MEMBERS_SHOWN = 100
 """Members that ``session_info`` lists; above it only their number is told."""
-
-KIND = "session"
-
-
-class SessionRecord(msgspec.Struct, kw_only=True):
-    """What is kept of a session while nobody is in it."""
-
-    session_id: str
-    owner: str
-    name: str | None = None
-    visibility: str = "shared"
-    invited: list[str] = []
-    metadata: dict[str, Any] = {}
-    assigned: list[str] = []
-    """Agents that belong to the session whoever is in it."""
-    created_at: int = 0
 
 
 class Session:
@@ -55,6 +42,7 @@ class Session:
 
     __slots__ = (
         "agent_clients",
+        "approvals",
         "empty_since",
         "ended",
         "feed",
@@ -62,6 +50,7 @@ class Session:
         "record",
         "replays",
         "runs",
+        "settled",
     )
 
     def __init__(self, record: SessionRecord, feed: Feed, now: float) -> None:
@@ -72,12 +61,19 @@ class Session:
         self.agent_clients: dict[Client, None] = {}
         self.runs: dict[str, Run] = {}
         self.ended: dict[tuple[str, str], None] = {}
+        self.approvals: dict[str, Approval] = {}
+        self.settled: dict[str, Literal["allow", "deny"] | None] = {}
         self.empty_since = now
 
     @property
     def id(self) -> str:
         """The session's id."""
         return self.record.session_id
+
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody is in it but the agents that are assigned to it."""
+        return all(assigned(self.record, client) for client in self.members)
 
     def joinable(self, client: Client) -> bool:
         """Whether a client may join, and so know of the session at all."""
@@ -100,19 +96,9 @@ class Session:
                 RunState(run_id=r.run_id, agent_id=r.agent_id, index=r.index)
                 for r in self.runs.values()
             ],
-            "approvals": [],
+            "approvals": [Raw(a.frame) for a in self.approvals.values() if a.frame],
         }
         return SessionInfo(session_id=self.id, status=status, **{**fields, **more})  # type: ignore[arg-type]
-
-
-def may_join(record: SessionRecord, client: Client) -> bool:
-    """Whether a client may join a session with this record."""
-    return (
-        record.visibility == "shared"
-        or client.role == "control"
-        or record.owner == client.user_id
-        or client.user_id in record.invited
-    )
 
 
 def not_found() -> GatewayError:
@@ -184,6 +170,11 @@ class SessionManager:
             kept = msgspec.json.decode(record.value, type=SessionRecord)
             self._kept[record.key] = (kept, record.version)
 
+    def unload(self) -> None:
+        """Forget what `load` has read and what came since; called once, at stop."""
+        self._live.clear()
+        self._kept.clear()
+
     # Create and find
 
     async def create_session(
@@ -194,6 +185,8 @@ class SessionManager:
         name: str | None = None,
         visibility: str = "shared",
         metadata: dict[str, Any] | None = None,
+        capability: str | None = None,
+        agent_type: str | None = None,
     ) -> Session:
         """
         Create a session.
@@ -201,6 +194,8 @@ class SessionManager:
         Args:
             session_id: Its id; absent: 128 random bits.
             owner: The user that it belongs to.
+            capability: What its agent must be able to do, if that was asked for.
+            agent_type: Of what type its agent must be, if that was asked for.
 
         Raises:
             GatewayError: ``SESSION_EXISTS``.
@@ -217,6 +212,8 @@ class SessionManager:
             name=name,
             visibility=visibility,
             metadata=dict(metadata or {}),
+            capability=capability,
+            agent_type=agent_type,
             created_at=now_ms(),
         )
         self._kept[session_id] = (record, 0)
@@ -251,8 +248,9 @@ class SessionManager:
 
     async def _open(self, record: SessionRecord) -> Session:
         session_id = record.session_id
+        # Reading the ids may find damage, so where the log ends is asked after it.
+        known = await self.history.ids(session_id)
         bounds = await self.history.bounds(session_id)
-        known = await self.history.ids(session_id) if bounds.head else ()
         session = self._live.get(session_id)  # somebody else may have been faster
         if session is None:
             feed = Feed(session_id, self._pump, bounds, known)
@@ -320,7 +318,7 @@ class SessionManager:
         if client.phase is Phase.CLOSED:
             raise GatewayError(ErrorCode.CLIENT_NOT_FOUND, "the connection is gone")
         self.check_room(session, client, assigned=assigned)
-        self._enter(session, client)
+        self.enter(session, client)
         self.attach(session, client, session.feed.head)
 
     def check_room(self, session: Session, client: Client, *, assigned: bool = False) -> None:
@@ -333,7 +331,8 @@ class SessionManager:
         if not assigned and len(client.sessions) >= limits.sessions_per_connection:
             raise GatewayError(ErrorCode.SESSION_LIMIT, "this connection is in too many sessions")
 
-    def _enter(self, session: Session, client: Client) -> None:
+    def enter(self, session: Session, client: Client) -> None:
+        """Make a client a member, if it is none; `attach` begins to deliver to it."""
         if client in session.members:
             return
         session.members[client] = None
@@ -346,12 +345,14 @@ class SessionManager:
     def attach(self, session: Session, client: Client, after: int) -> None:
         """Begin to deliver a session to a member: what follows `after`, then live."""
         self._stop_delivery(session, client)
+        limits = self._config.limits
         replay = Replay(
             session.feed,
             client,
             self.history,
             after,
-            self._config.limits.max_buffered,
+            # Only a buffer past `lag_bytes` is ever told to have drained.
+            max(limits.max_buffered, 2 * limits.lag_bytes),
             lambda c: self._live_now(session, c),
         )
         session.replays[client] = replay
@@ -379,7 +380,7 @@ class SessionManager:
         del session.members[client]
         session.agent_clients.pop(client, None)
         client.sessions.pop(session_id, None)
-        if not session.members:
+        if session.deserted:
             session.empty_since = self._clock()
         self.clients.changed()
         self.events.emit("session:leave", session, client)
@@ -484,7 +485,7 @@ class SessionManager:
         recovery, reason, after = find_start(feed, since, 0 if again else tail)
         if not again:
             self._stop_delivery(session, client)
-            self._enter(session, client)
+            self.enter(session, client)
         info = session.info(status, recovery=recovery, reason=reason, next=after + 1)
         client.send(create_message("session_info", info, session.id, reply_to=message.id))
         if not again:
@@ -543,9 +544,11 @@ class SessionManager:
         idle = [
             session
             for session in self._live.values()
-            if not session.members and now - session.empty_since >= grace
+            if now - session.empty_since >= grace and session.deserted and not session.runs
         ]
         for session in idle:
+            for agent in list(session.members):
+                self.remove_client(session.id, agent)
             if self.history.durability == "memory":
                 await self._forget(session.id)
             else:
@@ -562,9 +565,7 @@ class SessionManager:
                 feed.quiet_since = now
                 feed.relay(encode(self.head_message(session)))
             if feed.known:
-                bounds = await self.history.bounds(session.id)
-                if bounds.first > feed.first:
-                    feed.trimmed(bounds.first)
+                feed.compare(await self.history.bounds(session.id))
         await self.cleanup()
 
     def head_message(self, session: Session) -> GatewayMessage:

@@ -1,18 +1,30 @@
 """
 For tests of one's own handlers and agents: a gateway driven without a socket.
 
-`MemoryTransport` is a list standing in for the wire; `PeerClient` speaks over
-it as a client would.
+`AgentHarness` puts an agent to work on a gateway in memory. `MemoryTransport`
+is a list standing in for the wire; `PeerClient` speaks over it as a client
+would.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
 from typing import Any
 
+from websockets.exceptions import ConnectionClosedError
+from websockets.frames import Close
+
 from trunkline.clients import Client, Identity, Peer
+from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.messages import GatewayMessage, create_message, decode_message, encode
+from trunkline.sdk.agent import Agent
+from trunkline.sdk.client import GatewayClient
+from trunkline.sdk.events import Completed, Event
+from trunkline.sdk.session import Session
+from trunkline.sdk.sockets import SignIn
 from trunkline.server import GatewayServer
 from trunkline.transport import Batch
 
@@ -161,3 +173,120 @@ class PeerClient:
 
     def _closed(self, code: int, reason: str) -> None:
         self.gateway.on_disconnect(self.client, code, reason)
+
+
+class MemorySocket:
+    """
+    What the SDK has in place of a WebSocket: a pipe to a gateway in this program.
+
+    Args:
+        gateway: A started gateway.
+    """
+
+    def __init__(self, gateway: GatewayServer) -> None:
+        self.transport = MemoryTransport(self._closed)
+        self._gateway = gateway
+        self._client = gateway.on_connect(self.transport, Peer("memory", "memory", local=True))
+        self._read = 0
+
+    async def recv(self) -> bytes:
+        """Wait for the next frame; ``ConnectionClosed`` once the gateway has closed."""
+        while self._read == len(self.transport.sent):
+            if self.transport.closed is not None:
+                raise ConnectionClosedError(Close(*self.transport.closed), None)
+            await self.transport.changed()
+        self._read += 1
+        return self.transport.sent[self._read - 1]
+
+    async def send(self, frame: bytes) -> None:
+        """Hand a frame to the gateway, and let it work."""
+        self._gateway.on_message(self._client, frame.decode())
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Close with 1000."""
+        self.transport.close(1000, "")
+
+    def abort(self) -> None:
+        """Go away, as a lost connection does."""
+        self.transport.close(1006, "")
+
+    def _closed(self, code: int, reason: str) -> None:
+        self._gateway.on_disconnect(self._client, code, reason)
+
+
+class AgentHarness:
+    """
+    An agent at work on a gateway of its own, all in memory; use it as ``async with``.
+
+        async with AgentHarness(agent) as harness:
+            assert await harness.chat("hi") == "You said: hi"
+            assert await harness.call("add", a=1, b=2) == 3
+
+    Gateway, protocol and SDK are the real ones; only the network is left out.
+
+    Args:
+        agent: The agent.
+        others: Agents that it may ask.
+        config: The gateway's configuration; None: the defaults, without sign-in.
+
+    Attributes:
+        gateway: The gateway, once entered.
+        client: The connection of who asks.
+        session: The session of `chat`, with the agent assigned to it.
+    """
+
+    def __init__(self, agent: Agent, *others: Agent, config: GatewayConfig | None = None) -> None:
+        self.agent = agent
+        self.gateway = GatewayServer(config or GatewayConfig(auth=AuthConfig(mode="none")))
+        self.client = GatewayClient(MEMORY, dial=self._dial)
+        self.session: Session
+        self._others = others
+        self._stack = AsyncExitStack()
+
+    async def _dial(self, sign_in: SignIn) -> MemorySocket:
+        return MemorySocket(self.gateway)
+
+    async def __aenter__(self) -> AgentHarness:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.gateway)
+            for agent in (*self._others, self.agent):
+                await stack.enter_async_context(agent.serving(MEMORY, dial=self._dial))
+            await stack.enter_async_context(self.client)
+            self.session = await self.client.create(agent_id=self.agent.id)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+
+    async def events(self, text: str) -> list[Event]:
+        """Say something to the agent and return everything that comes of it."""
+        return [event async for event in self.session.chat(text, mentions=[self.agent.id])]
+
+    async def chat(self, text: str) -> str:
+        """
+        Say something to the agent and return its whole answer.
+
+        Raises:
+            AssertionError: The answer did not end well; the text says how.
+        """
+        if self.agent.chat_handler is None:
+            raise AssertionError(f"{self.agent} does not answer chats")
+        end = (await self.events(text))[-1]
+        if not isinstance(end, Completed) or end.status != "ok":
+            raise AssertionError(f"the answer ended badly: {end}")
+        return end.content
+
+    async def call(self, tool: str, /, **params: Any) -> Any:
+        """Call one of the agent's tools and return its result; raises as `GatewayClient.request`."""
+        return await self.client.request(agent_id=self.agent.id, method=tool, params=params)
+
+
+MEMORY = "ws://127.0.0.1"
+"""An address for clients that never look it up."""

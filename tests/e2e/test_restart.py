@@ -39,7 +39,7 @@ async def test_a_returning_agent_ends_its_answer(tmp_path: Path) -> None:
             await ada.ask("chat_complete", "s0", runId=run, content="once upon a time, the end")
             end = await ben.next(lambda m: m.type == "chat_complete")
 
-    assert registered.data()["runs"] == [{"runId": run, "index": -1}]
+    assert registered.data()["runs"] == [{"sessionId": "s0", "runId": run, "index": -1}]
     assert joined.data()["recovery"] == "resumed"
     assert joined.data()["runs"] == [{"runId": run, "agentId": "ada", "index": -1}]
     assert chunk.data()["content"] == "once upon a time"

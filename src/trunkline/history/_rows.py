@@ -102,8 +102,9 @@ class Log:
 
     def entry_row(self, place: int, now: int, entry: Entry) -> tuple[Any, ...]:
         """Return a new message's row in the file."""
-        key, digest, body = entry.key.encode(), entry.digest, entry.body
-        return (place, now, checksum(self.salt, place, key, digest, body), None, key, digest, body)
+        key, digest, body = entry.key, entry.digest, entry.body
+        proof = checksum(self.salt, place, key.encode(), digest, body)
+        return (place, now, proof, None, key, digest, body)
 
 
 def checksum(salt: int, place: int, key: bytes, digest: bytes, body: bytes) -> int:

@@ -60,6 +60,8 @@ class AgentRegister(Payload, kw_only=True):
 class ResumedRun(Part, kw_only=True):
     """A run that an agent takes over again."""
 
+    session_id: str | None = None
+    """The session; a run's id is unique only there."""
     run_id: str
     index: int
 

@@ -28,7 +28,8 @@ from trunkline.ids import valid_id
 from trunkline.payloads import AgentCapabilities, AgentRegister, AgentType
 from trunkline.sdk.client import GatewayClient, Options
 from trunkline.sdk.serving import Serving
-from trunkline.sdk.tools import Tool
+from trunkline.sdk.threads import dial_in_thread
+from trunkline.sdk.tools import AnyTool, Tool
 
 if TYPE_CHECKING:
     from trunkline.sdk.context import ChatHandler
@@ -74,7 +75,7 @@ class Agent:
         self.sessions = tuple(sessions)
         self.max_concurrent = max_concurrent
         self.drain_timeout = drain_timeout
-        self.tools: dict[str, Tool] = {}
+        self.tools: dict[str, AnyTool] = {}
         self.chat_handler: ChatHandler | None = None
         self._name = name
         self._type = type
@@ -94,8 +95,8 @@ class Agent:
         Answer chats with this function of a `RunContext` and a `Message`.
 
         It is an asynchronous generator of text, or a coroutine that returns
-        the whole text. What it raises ends the answer with an error, and is
-        logged here only.
+        the whole text. What it raises ends the answer with an error: a
+        `ToolError` says why to everybody, anything else is logged here only.
         """
         self.chat_handler = handler
         return handler
@@ -138,6 +139,11 @@ class Agent:
             resume=None if generation is None else {"generation": generation},
         )
 
+    def announce(self) -> None:
+        """Tell the gateway, where it serves, that `tools` or the chat handler have changed."""
+        for serving in self._serving:
+            serving.announce()
+
     # Putting it to work
 
     def run(self, url: str, **options: Unpack[Options]) -> None:
@@ -147,11 +153,16 @@ class Agent:
         A second signal ends it at once. Arguments and errors are those of `serve`.
         """
         try:
-            asyncio.run(self._run(url, options))
+            asyncio.run(self.serve_until_signal(url, **options))
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
 
-    async def _run(self, url: str, options: Options) -> None:
+    async def serve_until_signal(self, url: str, **options: Unpack[Options]) -> None:
+        """
+        Serve until SIGINT or SIGTERM; a second one cancels the calling task.
+
+        Only in a program's main thread. Arguments and errors are those of `serve`.
+        """
         task = asyncio.current_task()
         assert task is not None
 
@@ -174,8 +185,10 @@ class Agent:
 
         Args:
             url: The gateway's address.
-            options: See `Options`; the role is ``node``, and the first
-                connection is tried for ever, unless they say otherwise.
+            options: See `Options`; unless they say otherwise the role is
+                ``node``, the first connection is tried for ever, and the
+                socket lives in a thread of its own, so that functions which
+                block do not lose it.
 
         Raises:
             SignInFailed: Another credential is needed.
@@ -194,7 +207,12 @@ class Agent:
         When the body begins, the agent is registered and in its sessions.
         Arguments and errors are those of `serve`.
         """
-        settings: Options = {"role": "node", "open_timeout": math.inf, **options}
+        settings: Options = {
+            "role": "node",
+            "open_timeout": math.inf,
+            "dial": dial_in_thread,
+            **options,
+        }
         serving = Serving(self, GatewayClient(url, **settings))
         self._serving.append(serving)
         try:

@@ -41,12 +41,20 @@ from trunkline.payloads import (
     Visibility,
     read,
 )
-from trunkline.sdk.connection import SignIn, State
-from trunkline.sdk.errors import RequestFailed, TimedOut, refusal, route_refusal
+from trunkline.sdk.connection import State
+from trunkline.sdk.errors import (
+    ConnectionLost,
+    OutcomeUnknown,
+    RequestFailed,
+    TimedOut,
+    refusal,
+    route_refusal,
+)
 from trunkline.sdk.mailbox import Mailbox
 from trunkline.sdk.messages import Message
 from trunkline.sdk.policy import endpoint
 from trunkline.sdk.session import Session
+from trunkline.sdk.sockets import Dial, SignIn, dial
 from trunkline.sdk.state import ClientState, StateFile
 from trunkline.sdk.wire import Wire
 
@@ -75,6 +83,8 @@ class Options(TypedDict, total=False):
     """Seconds that a request waits for its answer, reconnects included; 30 by default."""
     ssl: ssl_module.SSLContext | None
     """For ``wss://`` with a certificate of one's own."""
+    dial: Dial | None
+    """What opens sockets; None: a WebSocket to the address, on the calling loop."""
     insecure: bool
     """Send the credential unencrypted to another machine all the same."""
 
@@ -115,6 +125,7 @@ class GatewayClient:
         )
         self.wire = Wire(
             sign_in,
+            dial=options.get("dial") or dial,
             open_timeout=options.get("open_timeout", 10.0),
             request_timeout=options.get("request_timeout", 30.0),
             state=state,
@@ -356,6 +367,7 @@ class GatewayClient:
         idempotent: bool = False,
         labels: Mapping[str, str] | None = None,
         parent_id: str | None = None,
+        session_id: str | None = None,
     ) -> Any:
         """
         Ask an agent and return its result.
@@ -366,10 +378,12 @@ class GatewayClient:
             method: The tool, where the capability does not say so.
             params: The tool's arguments.
             timeout: Seconds, at most an hour.
-            idempotent: The request may be carried out twice, so it may be
-                given to another agent as long as nothing has been answered.
+            idempotent: The request may be carried out twice: as long as nothing
+                has been answered it may be given to another agent, and is
+                repeated after a lost connection.
             labels: Labels that the agent must have.
             parent_id: The run or request that one is serving with this.
+            session_id: The session of that run.
 
         Raises:
             RequestFailed: No agent fits, it is busy, or it says no.
@@ -379,7 +393,7 @@ class GatewayClient:
         ask = _route(
             capability, agent_id, method, params, timeout, idempotent, labels, parent_id, False
         )
-        pieces = [piece async for piece in self._responses(ask)]
+        pieces = [piece async for piece in self._responses(ask, session_id)]
         return pieces[-1] if pieces else None
 
     async def request_stream(
@@ -393,6 +407,7 @@ class GatewayClient:
         idempotent: bool = False,
         labels: Mapping[str, str] | None = None,
         parent_id: str | None = None,
+        session_id: str | None = None,
     ) -> AsyncIterator[Any]:
         """
         Ask an agent and yield its answer piece by piece, as `request` otherwise.
@@ -403,19 +418,42 @@ class GatewayClient:
         ask = _route(
             capability, agent_id, method, params, timeout, idempotent, labels, parent_id, True
         )
-        async with aclosing(self._responses(ask)) as pieces:
+        async with aclosing(self._responses(ask, session_id)) as pieces:
             async for piece in pieces:
                 yield piece
 
-    async def _responses(self, ask: RouteRequest) -> AsyncGenerator[Any, None]:
-        message = create_message("route_request", ask)
-        seconds = ask.timeout_ms / 1000
-        deadline = asyncio.get_running_loop().time() + seconds
+    async def _responses(
+        self, ask: RouteRequest, session_id: str | None
+    ) -> AsyncGenerator[Any, None]:
+        deadline = asyncio.get_running_loop().time() + ask.timeout_ms / 1000
+        answered = False
+        while True:
+            await self._ready_until(deadline)
+            try:
+                async with aclosing(self._attempt(ask, session_id, deadline)) as pieces:
+                    async for piece in pieces:
+                        answered = True
+                        yield piece
+                return
+            except ConnectionLost as error:
+                if answered or not ask.idempotent:
+                    text = f"{error}; the request may have been carried out"
+                    raise OutcomeUnknown(text) from None
+
+    async def _ready_until(self, deadline: float) -> None:
         try:
             async with asyncio.timeout_at(deadline):
                 await self.wire.ready()
         except TimeoutError:
-            raise TimedOut(f"no connection within {seconds:g} s") from None
+            raise TimedOut("no connection in time") from None
+
+    async def _attempt(
+        self, ask: RouteRequest, session_id: str | None, deadline: float
+    ) -> AsyncGenerator[Any, None]:
+        """Ask once; raises `ConnectionLost` where the answer was lost with the connection."""
+        left = deadline - asyncio.get_running_loop().time()
+        ask = msgspec.structs.replace(ask, timeout_ms=max(1, round(left * 1000)))
+        message = create_message("route_request", ask, session_id)
         box = self.wire.open_stream(message)
         ended = False
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import ssl
 from collections import deque
 from collections.abc import Awaitable
@@ -19,30 +18,17 @@ from enum import StrEnum
 from typing import Protocol
 
 import msgspec
-import websockets.asyncio.client as ws_client
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
-from websockets.typing import Subprotocol
 
 from trunkline.errors import ErrorCode
-from trunkline.messages import PROTOCOL_VERSION, SUBPROTOCOL, Role, create_message, encode
+from trunkline.messages import PROTOCOL_VERSION, create_message, encode
 from trunkline.payloads import Auth, AuthSuccess, Connect, GoingAway, HelloOk, SessionInfo, read
 from trunkline.sdk.errors import ConnectionLost, RequestFailed, SignInFailed, refusal
 from trunkline.sdk.messages import Message, decode
 from trunkline.sdk.policy import Backoff, Verdict, after_close, after_refusal, after_sign_in
+from trunkline.sdk.sockets import HANDSHAKE_TIMEOUT, Dial, SignIn, Socket
 
 log = logging.getLogger("trunkline.sdk")
-
-MAX_FRAME = 2 * 1024 * 1024
-"""Bytes; the gateway's own frames are never larger."""
-
-HANDSHAKE_TIMEOUT = 10.0
-"""Seconds for opening a socket, and again for signing in."""
-
-QUIET = 24.0
-"""Seconds without a frame after which the gateway is asked whether it is there."""
-
-PONG_TIMEOUT = 8.0
-"""Seconds that it then has to answer."""
 
 STABLE = 5.0
 """Seconds after which a connection was good, and the backoff begins anew."""
@@ -58,21 +44,6 @@ class State(StrEnum):
     CONNECTED = "connected"
     RECONNECTING = "reconnecting"
     CLOSED = "closed"
-
-
-class SignIn(msgspec.Struct, frozen=True, kw_only=True):
-    """Where to connect, and as whom."""
-
-    url: str
-    device_id: str
-    token: str | None = None
-    password: str | None = None
-    device_name: str | None = None
-    role: Role | None = None
-    ssl: ssl.SSLContext | None = None
-
-    def __repr__(self) -> str:
-        return f"SignIn(url={self.url!r}, device_id={self.device_id!r})"
 
 
 class Listener(Protocol):
@@ -91,14 +62,6 @@ class Listener(Protocol):
         """The state has changed."""
 
 
-class _Opening(ws_client.connect):
-    """An upgrade that goes to the given address or nowhere."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        """Follow nothing: a redirect must not choose who gets the credential."""
-        return exc
-
-
 class Connection:
     """
     A connection that comes back.
@@ -108,13 +71,17 @@ class Connection:
         listener: Who is told.
         open_timeout: Seconds to keep trying for the first connection;
             0 tries once, infinity for ever.
+        dial: Opens a socket.
     """
 
-    def __init__(self, sign_in: SignIn, listener: Listener, open_timeout: float) -> None:
+    def __init__(
+        self, sign_in: SignIn, listener: Listener, open_timeout: float, dial: Dial
+    ) -> None:
         self._sign_in = sign_in
         self._listener = listener
         self._open_timeout = open_timeout
-        self._ws: ws_client.ClientConnection | None = None
+        self._dial = dial
+        self._socket: Socket | None = None
         self._out: deque[bytes] = deque()
         self._waiting = 0
         self._wake = asyncio.Event()
@@ -127,6 +94,8 @@ class Connection:
         """Who one is, as far as the gateway has said."""
         self.max_message_size = 1024 * 1024
         """Bytes; a larger message would end the connection."""
+        self.limits: dict[str, int] = {}
+        """What the gateway has said of its limits, in wire spelling."""
 
     @property
     def client_id(self) -> str:
@@ -136,13 +105,13 @@ class Connection:
     @property
     def connected(self) -> bool:
         """Whether frames can be posted."""
-        return self._ws is not None
+        return self._socket is not None
 
     # Writing
 
     def post(self, frame: bytes) -> None:
         """Queue a frame, behind those before it; without a socket it is dropped."""
-        if self._ws is None:
+        if self._socket is None:
             return
         self._out.append(frame)
         self._waiting += len(frame)
@@ -160,11 +129,11 @@ class Connection:
             self._drained.clear()
             await self._drained.wait()
 
-    async def _write(self, ws: ws_client.ClientConnection) -> None:
+    async def _write(self, socket: Socket) -> None:
         while True:
             while self._out:
                 frame = self._out.popleft()
-                await ws.send(frame, text=True)
+                await socket.send(frame)
                 self._waiting -= len(frame)
                 self._drained.set()
             self._wake.clear()
@@ -211,20 +180,20 @@ class Connection:
     async def close(self) -> None:
         """Write what is queued, for at most a second, and close with 1000."""
         self._closing = True
-        ws = self._ws
-        if ws is None:
+        socket = self._socket
+        if socket is None:
             return
         try:
             async with asyncio.timeout(1):
                 await self.flush()
         except TimeoutError:
             log.warning("%d bytes were not written", self._waiting)
-        await ws.close()
+        await socket.close()
 
     async def _live(self) -> Verdict:
         """Open a socket, use it until it ends, and judge the end."""
         try:
-            ws = await self._open()
+            socket = await self._dial(self._sign_in)
         except InvalidStatus as error:
             response = error.response
             return after_refusal(response.status_code, response.headers.get("Retry-After"))
@@ -233,35 +202,16 @@ class Connection:
         except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
             return Verdict(ConnectionLost(f"no connection: {error or 'timed out'}"), True)
         try:
-            return await self._use(ws)
+            return await self._use(socket)
         finally:
-            ws.transport.abort()
+            socket.abort()
 
-    async def _open(self) -> ws_client.ClientConnection:
-        me = self._sign_in
-        headers = {} if me.token is None else {"Authorization": f"Bearer {me.token}"}
-        secure = me.url.startswith("wss:")
-        return await _Opening(
-            me.url,
-            ssl=me.ssl if secure else None,
-            additional_headers=headers,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            # A proxy of the environment may carry TLS; it must not read plain credentials.
-            proxy=True if secure else None,
-            open_timeout=HANDSHAKE_TIMEOUT,
-            # A sign of life even while a slow application holds the reader back;
-            # whether the gateway lives is judged by `_receive`, from what is read.
-            ping_timeout=None,
-            close_timeout=2,
-            max_size=MAX_FRAME,
-        )
-
-    async def _use(self, ws: ws_client.ClientConnection) -> Verdict:
+    async def _use(self, socket: Socket) -> Verdict:
         self._going_away = None
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                hello = await self._greet(ws)
-            await self._talk(ws, hello)
+                hello = await self._greet(socket)
+            await self._talk(socket, hello)
         except RequestFailed as error:
             return after_sign_in(error)
         except ConnectionLost as error:
@@ -275,20 +225,21 @@ class Connection:
             return after_close(code, end.reason if end else "", self._going_away)
         raise AssertionError("unreachable: the reader ends with an exception")
 
-    async def _greet(self, ws: ws_client.ClientConnection) -> HelloOk:
-        welcome = await _next(ws)
+    async def _greet(self, socket: Socket) -> HelloOk:
+        welcome = await _next(socket)
         if welcome.type == "error":
             raise refusal(welcome)
         if welcome.type != "session_info":
             raise ConnectionLost("the other side is no Trunkline gateway")
         info = read(welcome, SessionInfo)
         if info.limits:
+            self.limits = info.limits
             self.max_message_size = info.limits.get("maxMessageSize", self.max_message_size)
         if info.auth_required:
-            await ws.send(self._auth(), text=True)
-        await ws.send(self._connect(), text=True)
+            await socket.send(self._auth())
+        await socket.send(self._connect())
         while True:
-            message = await _next(ws)
+            message = await _next(socket)
             if message.type == "hello_ok":
                 return read(message, HelloOk)
             if message.type in ("error", "auth_error"):
@@ -312,18 +263,18 @@ class Connection:
         )
         return encode(create_message("connect", hello))
 
-    async def _talk(self, ws: ws_client.ClientConnection, hello: HelloOk) -> None:
+    async def _talk(self, socket: Socket, hello: HelloOk) -> None:
         self.hello = hello
-        self._ws = ws
+        self._socket = socket
         self._out.clear()
         self._waiting = 0
-        writer = asyncio.create_task(self._write(ws))
+        writer = asyncio.create_task(self._write(socket))
         try:
             self._listener.on_ready()
             self._set_state(State.CONNECTED)
-            await self._read(ws)
+            await self._read(socket)
         finally:
-            self._ws = None
+            self._socket = None
             self._out.clear()
             self._waiting = 0
             self._drained.set()
@@ -333,9 +284,9 @@ class Connection:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
 
-    async def _read(self, ws: ws_client.ClientConnection) -> None:
+    async def _read(self, socket: Socket) -> None:
         while True:
-            frame = await self._receive(ws)
+            frame = await socket.recv()
             try:
                 message = decode(frame)
                 if message.type == "going_away":
@@ -347,22 +298,9 @@ class Connection:
             if waiting is not None:
                 await waiting
 
-    async def _receive(self, ws: ws_client.ClientConnection) -> bytes:
-        try:
-            async with asyncio.timeout(QUIET):
-                return await ws.recv(decode=False)
-        except TimeoutError:
-            self.post(encode(create_message("ping")))
-        async with asyncio.timeout(PONG_TIMEOUT):
-            return await ws.recv(decode=False)
 
-
-async def _next(ws: ws_client.ClientConnection) -> Message:
+async def _next(socket: Socket) -> Message:
     try:
-        return decode(await ws.recv(decode=False))
+        return decode(await socket.recv())
     except msgspec.MsgspecError:
         raise ConnectionLost("the other side is no Trunkline gateway") from None
-
-
-FOREVER = math.inf
-"""An `open_timeout` that never ends."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
+from trunkline.digests import approval_digest
 from trunkline.ids import new_id, random_id
 from trunkline.messages import encode
 from trunkline.payloads import (
@@ -24,11 +25,12 @@ from trunkline.payloads import (
     ToolUpdate,
 )
 from trunkline.sdk.answer import Answer
+from trunkline.sdk.approval import Decision, ask_approval
 from trunkline.sdk.client import GatewayClient
 from trunkline.sdk.errors import RequestFailed, ToolError
 from trunkline.sdk.messages import Message
 from trunkline.sdk.session import Session
-from trunkline.sdk.tools import Tool
+from trunkline.sdk.tools import AnyTool
 
 if TYPE_CHECKING:
     ChatHandler = Callable[
@@ -90,6 +92,11 @@ class Context:
     def _show(self, percent: float, message: str | None) -> None:
         """Show progress to whoever can see it."""
 
+    @property
+    def _session_id(self) -> str | None:
+        """The session of the run that is being served, if it is a run."""
+        return None
+
     async def ask(
         self,
         *,
@@ -115,6 +122,7 @@ class Context:
             idempotent=idempotent,
             labels=labels,
             parent_id=self.work_id,
+            session_id=self._session_id,
         )
 
 
@@ -136,6 +144,10 @@ class ToolContext(Context):
         """Whether nobody waits for the outcome any more."""
         return self._cancelled.is_set() or (self._call is not None and self._call.run.cancelled)
 
+    @property
+    def _session_id(self) -> str | None:
+        return None if self.session is None else self.session.id
+
     def _show(self, percent: float, message: str | None) -> None:
         if self._call is not None:
             self._call.progress(percent, message)
@@ -154,7 +166,7 @@ class RunContext(Context):
     def __init__(
         self,
         gateway: GatewayClient,
-        tools: Mapping[str, Tool],
+        tools: Mapping[str, AnyTool],
         session: Session,
         message: Message,
         run_id: str,
@@ -186,6 +198,31 @@ class RunContext(Context):
             call.output = await tool.call(arguments, context)
         return call.output
 
+    async def approve(
+        self, tool: str, args: Mapping[str, Any] | None = None, *, timeout: float = 300.0
+    ) -> Decision:
+        """
+        Ask the people in the session whether this tool may run with these arguments.
+
+        Args:
+            tool: What is to run.
+            args: With what; what was approved is exactly this.
+            timeout: Seconds, at most 24 hours, after which the answer is no.
+
+        Returns:
+            What was decided; it is true if the tool may run.
+
+        Raises:
+            ToolError: The arguments were changed while one waited.
+            ValueError: They have no canonical JSON, such as very large integers.
+            RequestFailed: The gateway refused the question.
+        """
+        asked = approval_digest(tool, dict(args or {}))
+        decision = await ask_approval(self, tool, args or {}, asked, timeout)
+        if decision and approval_digest(tool, dict(args or {})) != asked:
+            raise ToolError("the arguments are not those that were approved")
+        return decision
+
     def tool_call(self, name: str, args: Mapping[str, Any] | None = None) -> ToolCall:
         """
         Show the body of an ``async with`` as a tool call.
@@ -193,6 +230,10 @@ class RunContext(Context):
         Set `output` of what it returns; an exception is shown as a failure.
         """
         return ToolCall(self, name, args or {})
+
+    @property
+    def _session_id(self) -> str | None:
+        return self.session.id
 
     def _show(self, percent: float, message: str | None) -> None:
         if self._calls:

@@ -6,10 +6,14 @@ A message stays here, as the bytes that were first sent, until its ``ack`` or
 id, in order and before anything newer, and the gateway stores it once. Where
 the log was reset the gateway can no longer tell: those are given back as
 unknown and never sent twice.
+
+What the gateway refuses because it is too much at a time is held, with all
+that comes behind it, and goes out one by one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -25,6 +29,34 @@ class Entry(msgspec.Struct):
     """The whole message, as sent."""
     sent: bool = False
     """Whether it may have reached the gateway."""
+    held: bool = False
+    """Whether it waits because the gateway wanted less at a time."""
+
+
+class Pace:
+    """
+    How fast messages may go out: `burst` at once, then `rate` a second.
+
+    Sending faster than the gateway takes them would have it refuse some and
+    take others that were sent behind them.
+
+    Args:
+        rate: Messages per second.
+        burst: Messages at once.
+    """
+
+    def __init__(self, rate: float = math.inf, burst: float = 1.0) -> None:
+        self._interval = 1 / rate
+        self._slack = max(0.0, burst - 1) * self._interval
+        self._due = -math.inf
+
+    def take(self, now: float) -> float:
+        """Return 0.0 if a message may go out at `now`, in seconds; else how long to wait."""
+        due = max(self._due, now - self._slack)
+        if due > now:
+            return due - now
+        self._due = due + self._interval
+        return 0.0
 
 
 class Outbox:
@@ -60,8 +92,22 @@ class Outbox:
         """Return all frames of a session, in order; from now on they count as sent."""
         mine = [e for e in self._entries.values() if e.session == session]
         for entry in mine:
-            entry.sent = True
+            entry.sent, entry.held = True, False
         return [e.frame for e in mine]
+
+    def hold(self, id: str) -> str:
+        """Keep a message back until `next_held` has its turn; returns its session."""
+        entry = self._entries[id]
+        entry.held = True
+        return entry.session
+
+    def next_held(self, session: str) -> Entry | None:
+        """Return the first message of a session that is held; from now on it counts as sent."""
+        for entry in self._entries.values():
+            if entry.session == session and entry.held:
+                entry.sent, entry.held = True, False
+                return entry
+        return None
 
     def send(self, id: str) -> bytes:
         """Return one frame; from now on it counts as sent."""

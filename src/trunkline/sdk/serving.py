@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw
 
 from trunkline.errors import ErrorCode
-from trunkline.messages import create_message, encode
+from trunkline.messages import GatewayMessage, create_message, encode
 from trunkline.payloads import (
     AgentHeartbeat,
     AgentRegistered,
@@ -21,6 +22,7 @@ from trunkline.payloads import (
     RouteError,
     RouteResponse,
     RunCancel,
+    RunState,
     RunStatus,
     SessionInfo,
     read,
@@ -40,15 +42,21 @@ from trunkline.sdk.messages import Message
 from trunkline.sdk.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trunkline.sdk.agent import Agent
-    from trunkline.sdk.tools import Tool
+    from trunkline.sdk.tools import AnyTool
 
 log = logging.getLogger("trunkline.sdk")
 
 BEATS_PER_LEASE = 3
 """Heartbeats in the time after which the gateway would give the agent up."""
+
+KEPT_ENDS, KEPT_BYTES = 100, 4 * 1024 * 1024
+"""How many ends of requests are kept, and their bytes; a lost connection has swallowed fewer."""
+
+MAX_REASON = 4_096
+"""Characters of what others are told about a failure."""
 
 
 class Serving:
@@ -67,9 +75,12 @@ class Serving:
         self._agent = agent
         self._wire = client.wire
         self._generation: int | None = None
+        self._announced = agent.registration()
         self._lease = 60.0
-        self._runs: dict[str, RunContext] = {}
+        # A run's id is unique only within its session.
+        self._runs: dict[tuple[str, str], RunContext] = {}
         self._requests: dict[str, ToolContext] = {}
+        self._ends: OrderedDict[str, GatewayMessage] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(agent.max_concurrent) if agent.max_concurrent else None
         self._registered = asyncio.Event()
@@ -94,7 +105,8 @@ class Serving:
         for session_id in self._agent.sessions:
             session = await self.gateway.join(session_id)
             self._follow(session)
-            await self._take_up(session)
+            await self._take_up(session, session.runs)
+        log.info("agent %s is registered", self._agent.id)
 
     async def until_stopped(self) -> None:
         """Wait for `stop`; raises why the agent cannot go on."""
@@ -156,6 +168,7 @@ class Serving:
     def _register(self, resume: Callable[[], None]) -> None:
         """Register before the sessions are joined: their runs are ours again then."""
         self._registered.clear()
+        self._announced = self._agent.registration()
         message = create_message("agent_register", self._agent.registration(self._generation))
 
         def answer(reply: Message | TrunklineError) -> None:
@@ -173,16 +186,34 @@ class Serving:
     def _on_registered(self, registered: AgentRegistered) -> None:
         self._generation = registered.generation
         self._lease = registered.lease_ms / 1000
-        still_open = {run.run_id: run.index for run in registered.runs}
-        for run_id, run in list(self._runs.items()):
-            if run_id in still_open:
-                run.answer.rewind(still_open[run_id])
+        still_open = {(run.session_id or "", run.run_id): run.index for run in registered.runs}
+        for key, run in list(self._runs.items()):
+            if key in still_open:
+                run.answer.rewind(still_open[key])
             else:
                 run.cancel()
         for request_id, request in list(self._requests.items()):
             if request_id not in registered.requests:
                 request.cancel()
         self._registered.set()
+        # Written to a connection that was lost already, these never arrived.
+        for request_id in registered.requests:
+            if request_id in self._ends:
+                self._wire.post(self._ends[request_id])
+        self.announce()
+
+    def announce(self) -> None:
+        """Tell the gateway what has changed since the agent told it last; without a connection, the next."""
+        now = self._agent.registration()
+        if now == self._announced or not self._registered.is_set():
+            return
+        self._announced = now
+
+        def answer(reply: Message | TrunklineError) -> None:
+            if isinstance(reply, RequestFailed):
+                log.warning("what agent %s offers was not taken: %s", self._agent.id, reply)
+
+        self._wire.ask(create_message("agent_register", now), answer)
 
     def _refuse(self, error: TrunklineError) -> None:
         self._refused = error
@@ -226,8 +257,12 @@ class Serving:
         if info.agent_id != self._agent.id:
             return
         session = self._wire.sessions.get(info.session_id)
-        if info.status == "assigned" and (session is None or not session.attached):
-            self._follow(self.gateway.enter(info))
+        if info.status == "assigned":
+            # One that it is in already is joined again, from where it was left.
+            if not isinstance(session, Session):
+                session = self.gateway.enter(info)
+                self._follow(session)
+            self._start(self._take_up(session, info.runs or ()))
         elif info.status == "unassigned" and session is not None:
             session.ended(StopAsyncIteration())
 
@@ -244,57 +279,63 @@ class Serving:
         except TrunklineError as error:
             log.info("agent %s is no longer in %s: %s", self._agent.id, session.id, error)
 
-    async def _take_up(self, session: Session) -> None:
-        """Answer what an earlier process of this agent left open."""
-        for run in session.runs:
+    async def _take_up(self, session: Session, runs: Sequence[RunState]) -> None:
+        """Answer what an earlier process, or another agent, left open."""
+        for run in runs:
             seq = run.run_id.partition(".")[0]
             if run.agent_id == self._agent.id and seq.isdigit():
                 page = await session.history(after=int(seq) - 1, limit=1)
                 for message in page.messages:
-                    await self._on_chat(session, message)
+                    await self._begin(session, message, run.run_id)
 
     # Runs
 
     async def _on_chat(self, session: Session, message: Message) -> None:
         run_id = f"{message.seq}.{self._agent.id}"
-        if self._agent.id not in (message.addressed or ()) or run_id in self._runs:
-            return
-        if self.stopping or self._agent.chat_handler is None or _is_past(session, message, run_id):
+        if self._agent.id in (message.addressed or ()) and not _is_past(session, message, run_id):
+            await self._begin(session, message, run_id)
+
+    async def _begin(self, session: Session, message: Message, run_id: str) -> None:
+        if self.stopping or self._agent.chat_handler is None:
             return
         # Further chats wait in the session, where their number is bounded.
         async with self._slot():
             pass
+        if (session.id, run_id) in self._runs:
+            return
         run = RunContext(self.gateway, self._agent.tools, session, message, run_id)
-        self._runs[run_id] = run
+        self._runs[session.id, run_id] = run
         session.joined.append(run.send_text)
         run.task = self._start(self._answer(run))
         run.task.add_done_callback(lambda _: self._forget_run(run))
 
     def _forget_run(self, run: RunContext) -> None:
         run.ended()
-        self._runs.pop(run.run_id, None)
+        self._runs.pop((run.session.id, run.run_id), None)
         run.session.joined.remove(run.send_text)
 
     async def _answer(self, run: RunContext) -> None:
         assert self._agent.chat_handler is not None
-        status: RunStatus = "ok"
+        failure: str | None = None
         try:
             async with self._slot():
                 await run.consume(self._agent.chat_handler)
         except asyncio.CancelledError:
             # The gateway ended the run before it told us so, or the agent stops.
             return
+        except ToolError as error:
+            failure = error.message[:MAX_REASON]
         except Exception:
             log.exception("agent %s failed to answer %s", self._agent.id, run.run_id)
-            status = "error"
+            failure = "the agent failed"
         try:
-            await self._complete(run, status)
+            await self._complete(run, failure)
         except TrunklineError as error:
             log.warning("the end of run %s was not stored: %s", run.run_id, error)
 
-    async def _complete(self, run: RunContext, status: RunStatus) -> None:
-        error = "the agent failed" if status == "error" else None
-        end = ChatComplete(run_id=run.run_id, content=run.answer.text, status=status, error=error)
+    async def _complete(self, run: RunContext, failure: str | None) -> None:
+        status: RunStatus = "ok" if failure is None else "error"
+        end = ChatComplete(run_id=run.run_id, content=run.answer.text, status=status, error=failure)
         while True:
             try:
                 await run.session.publish("chat_complete", end, reply_to=run.message.id)
@@ -312,13 +353,13 @@ class Serving:
                 run.chunk_refused(int(index), refusal(message))
 
     def _on_run_cancel(self, message: Message) -> None:
-        run = self._runs.get(read(message, RunCancel).run_id)
+        run = self._runs.get((message.session_id or "", read(message, RunCancel).run_id))
         if run is not None:
             run.cancel()
 
     def _on_complete(self, message: Message) -> None:
         """Stop a run that the gateway has ended."""
-        run = self._runs.get(run_of(message))
+        run = self._runs.get((message.session_id or "", run_of(message)))
         if run is not None and message.sender is not None and message.sender.kind == "gateway":
             run.cancel()
 
@@ -351,7 +392,7 @@ class Serving:
             reason = _reason(ErrorCode.HANDLER_ERROR, failure_text(error))
             await self._respond(request_id, ok=False, error=reason)
 
-    def _find_tool(self, delivery: RouteDelivery) -> Tool:
+    def _find_tool(self, delivery: RouteDelivery) -> AnyTool:
         if self.stopping:
             raise ToolError("the agent is shutting down", ErrorCode.OVERLOADED)
         names = (delivery.method, (delivery.capability or "").removeprefix("tools:"))
@@ -360,7 +401,7 @@ class Serving:
                 return self._agent.tools[name]
         raise ToolError(f"there is no tool {names[0] or names[1]}", "UNKNOWN_TOOL")
 
-    async def _call(self, tool: Tool, delivery: RouteDelivery, context: ToolContext) -> None:
+    async def _call(self, tool: AnyTool, delivery: RouteDelivery, context: ToolContext) -> None:
         arguments = tool.check(delivery.params)
         if not (delivery.stream and tool.streams):
             result = await tool.call(arguments, context)
@@ -374,8 +415,19 @@ class Serving:
         """Answer on whatever connection the agent has by then."""
         await self._online()
         response = RouteResponse(request_id=request_id, **fields)
-        self._wire.post(create_message("route_response", response))
+        message = create_message("route_response", response)
+        if response.done:
+            self._keep_end(request_id, message)
+        self._wire.post(message)
         await self._wire.connection.drain()
+
+    def _keep_end(self, request_id: str, message: GatewayMessage) -> None:
+        """Keep a request's end for a while, in case it does not arrive."""
+        self._ends[request_id] = message
+        kept = sum(len(end.payload) for end in self._ends.values())
+        while len(self._ends) > 1 and (len(self._ends) > KEPT_ENDS or kept > KEPT_BYTES):
+            _, oldest = self._ends.popitem(last=False)
+            kept -= len(oldest.payload)
 
 
 def _is_past(session: Session, message: Message, run_id: str) -> bool:
@@ -385,4 +437,4 @@ def _is_past(session: Session, message: Message, run_id: str) -> bool:
 
 
 def _reason(code: str, message: str) -> RouteError:
-    return RouteError(code=code, message=message)
+    return RouteError(code=code, message=message[:MAX_REASON])

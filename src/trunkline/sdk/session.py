@@ -11,6 +11,8 @@ from trunkline.errors import ErrorCode
 from trunkline.messages import GatewayMessage, Sender, create_message
 from trunkline.payloads import (
     Ack,
+    ApprovalRequest,
+    ApprovalResponse,
     Chat,
     Cursor,
     Head,
@@ -163,6 +165,29 @@ class Session:
         """Send an ephemeral message; without a connection it is dropped."""
         self._wire.post(create_message(type, payload, self.id, id=id, reply_to=reply_to))
 
+    async def approve(
+        self, request: Message | ApprovalRequest, *, allow: bool, reason: str | None = None
+    ) -> Ack:
+        """
+        Answer an agent that asks whether it may run a tool; needs the scope ``approve``.
+
+        Args:
+            request: The ``approval_request``, as it was received.
+            allow: Whether the agent may.
+            reason: A few words for the agent and the log.
+
+        Raises:
+            RequestFailed: ``ALREADY_DECIDED``: somebody was faster, or too much time has passed.
+        """
+        asked = read(request, ApprovalRequest) if isinstance(request, Message) else request
+        answer = ApprovalResponse(
+            approval_id=asked.approval_id,
+            decision="allow" if allow else "deny",
+            digest=asked.digest,
+            reason=reason,
+        )
+        return await self.publish("approval_response", answer)
+
     def presence(self, status: Literal["online", "offline", "away", "typing"]) -> None:
         """Tell the other members how one is."""
         self.post("presence", Presence(status=status))
@@ -185,6 +210,11 @@ class Session:
     def runs(self) -> tuple[RunState, ...]:
         """The runs that were open at the last join."""
         return tuple((self.info and self.info.runs) or ())
+
+    @property
+    def approvals(self) -> tuple[Message, ...]:
+        """The ``approval_request`` messages that were open at the last join."""
+        return tuple(decode(raw) for raw in (self.info and self.info.approvals) or ())
 
     async def history(
         self, *, after: int | None = None, before: int | None = None, limit: int = 50

@@ -12,6 +12,7 @@ import asyncio
 import copy
 import inspect
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -28,7 +29,45 @@ CONTEXT = "ctx"
 _END = object()
 
 
-class Tool:
+class AnyTool(ABC):
+    """
+    What an agent offers under a name; a subclass says how it is carried out.
+
+    Args:
+        spec: How it is announced.
+        streams: Whether `stream` yields more than one piece.
+    """
+
+    def __init__(self, spec: ToolSpec, *, streams: bool = False) -> None:
+        self.name = spec.name
+        self.spec = spec
+        self.streams = streams
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def check(self, params: msgspec.Raw | bytes) -> dict[str, Any]:
+        """
+        Read the arguments of a call; absent ones are none.
+
+        Raises:
+            ToolError: They are not an object.
+        """
+        try:
+            return msgspec.json.decode(_given(params), type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise ToolError(str(error), ErrorCode.INVALID_PAYLOAD) from None
+
+    @abstractmethod
+    async def call(self, arguments: dict[str, Any], context: Any = None) -> Any:
+        """Carry out a call and return its result."""
+
+    async def stream(self, arguments: dict[str, Any], context: Any = None) -> AsyncIterator[Any]:
+        """Carry out a call and yield its result piece by piece."""
+        yield await self.call(arguments, context)
+
+
+class Tool(AnyTool):
     """
     One function that an agent offers.
 
@@ -56,20 +95,19 @@ class Tool:
         description: str | None = None,
         input_schema: dict[str, Any] | None = None,
     ) -> None:
-        self.name = name or str(getattr(function, "__name__", ""))
-        if not valid_id(self.name):
-            raise ValueError(f"not a tool's name: {self.name!r}")
+        name = name or str(getattr(function, "__name__", ""))
+        if not valid_id(name):
+            raise ValueError(f"not a tool's name: {name!r}")
         self._function = function
         parameters = inspect.signature(function).parameters
         self._wants_context = CONTEXT in parameters
-        self._arguments = None if input_schema else _arguments(self.name, function)
+        self._arguments = None if input_schema else _arguments(name, function)
         schema = input_schema or _schema(self._arguments)
         text = description if description is not None else inspect.getdoc(function)
-        self.spec = ToolSpec(name=self.name, description=text, input_schema=schema)
-        self.streams = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
-
-    def __repr__(self) -> str:
-        return f"Tool({self.name!r})"
+        super().__init__(
+            ToolSpec(name=name, description=text, input_schema=schema),
+            streams=inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function),
+        )
 
     def check(self, params: msgspec.Raw | bytes) -> dict[str, Any]:
         """
@@ -78,16 +116,15 @@ class Tool:
         Raises:
             ToolError: They do not fit; the text names the place, like ``$.a``.
         """
-        raw = b"{}" if bytes(params) == b"null" else params
+        if self._arguments is None:
+            return super().check(params)
         try:
-            if self._arguments is None:
-                return msgspec.json.decode(raw, type=dict[str, Any])
-            values = msgspec.json.decode(raw, type=self._arguments)
+            values = msgspec.json.decode(_given(params), type=self._arguments)
         except msgspec.MsgspecError as error:
             raise ToolError(str(error), ErrorCode.INVALID_PAYLOAD) from None
         return {f: getattr(values, f) for f in values.__struct_fields__}
 
-    async def call(self, arguments: dict[str, Any], context: object = None) -> Any:
+    async def call(self, arguments: dict[str, Any], context: Any = None) -> Any:
         """Run the function; what a generator yields is returned as a list."""
         if self.streams:
             return [piece async for piece in self.stream(arguments, context)]
@@ -95,7 +132,7 @@ class Tool:
             return await self._function(**self._with(arguments, context))
         return await asyncio.to_thread(self._function, **self._with(arguments, context))
 
-    async def stream(self, arguments: dict[str, Any], context: object = None) -> AsyncIterator[Any]:
+    async def stream(self, arguments: dict[str, Any], context: Any = None) -> AsyncIterator[Any]:
         """Run a generator and yield what it yields; other functions yield their result."""
         if inspect.isasyncgenfunction(self._function):
             async for piece in self._function(**self._with(arguments, context)):
@@ -109,6 +146,10 @@ class Tool:
 
     def _with(self, arguments: dict[str, Any], context: object) -> dict[str, Any]:
         return {**arguments, CONTEXT: context} if self._wants_context else arguments
+
+
+def _given(params: msgspec.Raw | bytes) -> msgspec.Raw | bytes:
+    return b"{}" if bytes(params) == b"null" else params
 
 
 def _arguments(name: str, function: Callable[..., Any]) -> type[msgspec.Struct]:

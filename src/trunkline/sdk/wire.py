@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from trunkline.errors import ErrorCode
 from trunkline.messages import GatewayMessage, create_message, encode
 from trunkline.payloads import Ack, Cursor, read
-from trunkline.sdk.connection import Connection, SignIn, State
+from trunkline.sdk.connection import Connection, State
 from trunkline.sdk.errors import (
     ConnectionLost,
     OutcomeUnknown,
@@ -28,13 +29,17 @@ from trunkline.sdk.errors import (
 )
 from trunkline.sdk.mailbox import Mailbox
 from trunkline.sdk.messages import Message
-from trunkline.sdk.outbox import Entry, Outbox
+from trunkline.sdk.outbox import Entry, Outbox, Pace
+from trunkline.sdk.sockets import Dial, SignIn
 from trunkline.sdk.state import ClientState, StateFile
 
 log = logging.getLogger("trunkline.sdk")
 
 MAX_UNACKED = 1_000
 """Durable messages on their way at a time; who sends more waits."""
+
+BURST_SHARE = 0.8
+"""How much of the gateway's burst is for durable messages; the rest is for requests."""
 
 SAVE_DELAY = 0.05
 """Seconds within which a cursor that moved is written to the state file."""
@@ -72,6 +77,7 @@ class Wire:
 
     Args:
         sign_in: Where to connect, and as whom.
+        dial: Opens sockets.
         open_timeout: Seconds to keep trying for the first connection.
         request_timeout: Seconds that a request waits for its answer, by default.
         state: What an earlier process left.
@@ -82,12 +88,13 @@ class Wire:
         self,
         sign_in: SignIn,
         *,
+        dial: Dial,
         open_timeout: float,
         request_timeout: float,
         state: ClientState,
         file: StateFile | None,
     ) -> None:
-        self.connection = Connection(sign_in, self, open_timeout)
+        self.connection = Connection(sign_in, self, open_timeout, dial)
         self.device_id = sign_in.device_id
         self.sessions: dict[str, Attachment] = {}
         self.listeners: dict[str, list[Callable[[Message], None]]] = {}
@@ -104,6 +111,9 @@ class Wire:
         self._replies: dict[str, Answer] = {}
         self._streams: dict[str, Mailbox[Message]] = {}
         self._room = asyncio.Semaphore(MAX_UNACKED)
+        self._pace = Pace()
+        self._slow: dict[str, str | None] = {}
+        """Sessions in which the gateway wants less at a time: what is on its way; None in a pause."""
         self._settled = asyncio.Event()  # connected, or over
         self._ended = asyncio.Event()
         self._saving: asyncio.TimerHandle | None = None
@@ -177,6 +187,9 @@ class Wire:
 
     def on_ready(self) -> None:
         """Resume first; whatever is posted later goes behind."""
+        limits = self.connection.limits
+        rate, burst = limits.get("publishRate", math.inf), limits.get("publishBurst", 1)
+        self._pace = Pace(rate, burst * BURST_SHARE)
         if self.before_resume is None:
             self.resume()
         else:
@@ -191,13 +204,14 @@ class Wire:
     def on_lost(self, error: Exception) -> None:
         """Nobody will be answered over this socket any more."""
         self._settled.clear()
+        self._slow.clear()
         for session in list(self.sessions.values()):
             session.detached()
         replies, self._replies = self._replies, {}
         for answer in replies.values():
             answer(ConnectionLost(str(error)))
         for box in self._streams.values():
-            box.end(OutcomeUnknown(f"{error}; the request may have been carried out"))
+            box.end(ConnectionLost(str(error)))
 
     def on_state(self, state: State) -> None:
         """Tell the application."""
@@ -351,6 +365,8 @@ class Wire:
         """
         Store a message in a session's log, whatever happens to the connection.
 
+        What the gateway refuses with ``RATE_LIMITED`` is sent again after the
+        time that it asks for, in order with what was published behind it.
         Cancelling takes back only what has not been sent yet.
 
         Raises:
@@ -366,8 +382,10 @@ class Wire:
             self._outbox.add(message.id, session.id, frame)
             self._acks[message.id] = future
             self.save()
-            if session.attached:
-                self.connection.post(self._outbox.send(message.id))
+            if session.id in self._slow:
+                self._outbox.hold(message.id)
+            elif session.attached:
+                self._send(message.id)
             try:
                 await self.connection.drain()
                 return await future
@@ -376,6 +394,14 @@ class Wire:
                 raise
             finally:
                 self._acks.pop(message.id, None)
+
+    def _send(self, id: str) -> None:
+        """Send a durable message as soon as the gateway is likely to take it."""
+        wait = self._pace.take(asyncio.get_running_loop().time())
+        if wait:
+            self._slow_down(id, wait)
+        else:
+            self.connection.post(self._outbox.send(id))
 
     def flush(self, session_id: str) -> None:
         """Send all that waits for a session which has just been joined."""
@@ -402,13 +428,39 @@ class Wire:
                 _fail(future, error)
         self.save_later()
 
+    def _slow_down(self, id: str, seconds: float) -> None:
+        """Send a message in a while, and what is behind it one by one."""
+        session_id = self._outbox.hold(id)
+        if self._slow.get(session_id, id) == id:
+            self._slow[session_id] = None
+            asyncio.get_running_loop().call_later(seconds, self._go_on, session_id)
+
+    def _go_on(self, session_id: str) -> None:
+        # A connection that was lost meanwhile has sent everything anew.
+        if self._slow.get(session_id, "") is None:
+            self._send_held(session_id)
+
+    def _send_held(self, session_id: str) -> None:
+        """Send the next held message of a session; without one, it is slow no more."""
+        entry = self._outbox.next_held(session_id)
+        if entry is None:
+            del self._slow[session_id]
+        else:
+            self._slow[session_id] = entry.id
+            self.connection.post(entry.frame)
+
     def _settle(self, id: str, message: Message) -> None:
+        error = refusal(message) if message.type == "error" else None
+        if error is not None and error.code == ErrorCode.RATE_LIMITED:
+            self._slow_down(id, error.retry_after or 1.0)
+            return
         entry = self._outbox.settle(id)
         assert entry is not None
         future = self._acks.pop(id, None)
         self.save_later()
-        if message.type == "error":
-            error = refusal(message)
+        if self._slow.get(entry.session) == id:
+            self._send_held(entry.session)
+        if error is not None:
             if future is not None:
                 _fail(future, error)
             else:

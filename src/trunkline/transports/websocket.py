@@ -2,7 +2,7 @@
 `WebSocketGateway`: the gateway with a listener, HTTP and WebSocket on one port.
 
 It judges who may connect at all (Host, Origin, proxies, budgets, bearer), hands
-every accepted connection to the core, and looks once a second which of them
+every accepted connection to the core, and looks in one sweep which of them
 still live.
 """
 
@@ -117,13 +117,15 @@ class _Visitor:
             return
         if client.phase is not Phase.READY and not self._affordable(client, text):
             return
-        if len(text) > self._gateway._soft_limit:
-            self._refuse(client, self._gateway._soft_limit)
+        limit = self._gateway._soft_limit
+        # A character has at most four bytes, so most messages need no counting.
+        if len(text) * 4 > limit and len(text.encode()) > limit:
+            self._refuse(client, limit)
             return
         self._gateway.on_message(client, text)
 
     def _affordable(self, client: Client, text: str) -> bool:
-        client.received_bytes += len(text)
+        client.received_bytes += len(text.encode())
         if client.received_bytes <= self._gateway.config.limits.pre_auth_bytes:
             return True
         close_with(client, CloseCode.POLICY, "too many bytes before sign-in")
@@ -357,6 +359,9 @@ class WebSocketGateway(GatewayServer):
                 if isinstance(error, GatewayError):
                     client.send(error_message(error))
                 close_with(client, CloseCode.REVOKED, "the credential is wrong")
+            except Exception:
+                log.exception("authenticator failed", client=client.id)
+                close_with(client, CloseCode.INTERNAL, "the credential cannot be judged")
             finally:
                 self.handlers.release(client)
 
@@ -391,7 +396,7 @@ class WebSocketGateway(GatewayServer):
             client=client,
             code=code,
             reason=reason,
-            uptime=max(0.0, time.time() - client.connected_at / 1000),
+            uptime=time.monotonic() - client.opened_at,
         )
         self.events.emit("client:disconnect:details", details)
 
@@ -399,7 +404,8 @@ class WebSocketGateway(GatewayServer):
 
     async def _beat_forever(self) -> None:
         while True:
-            await asyncio.sleep(min(1.0, self.config.heartbeat_timeout / 2))
+            # Three sweeps decide on a silent peer; all may be late by one interval.
+            await asyncio.sleep(min(0.25, self.config.heartbeat_timeout / 4))
             self._beat(time.monotonic())
 
     def _beat(self, now: float) -> None:
@@ -410,16 +416,24 @@ class WebSocketGateway(GatewayServer):
             connection = visitor.connection
             if connection is None:
                 continue
-            if connection.heard:
+            if connection.heard or self._held_back(visitor):
                 connection.heard = False
                 visitor.quiet_since = now
                 visitor.pinged_at = None
+                if visitor.client is not None:
+                    self.note_life(visitor.client)
             elif visitor.pinged_at is not None:
                 if visitor.pinged_at <= overdue and visitor.client is not None:
                     close_with(visitor.client, CloseCode.GOING_AWAY, "no answer to a ping")
             elif visitor.quiet_since <= quiet:
                 visitor.pinged_at = now
                 connection.ping()
+
+    @staticmethod
+    def _held_back(visitor: _Visitor) -> bool:
+        """Whether we do not listen ourselves: reading may be paused behind a slow handler."""
+        client = visitor.client
+        return client is not None and client.busy and bool(client.inbox)
 
     # Telling
 

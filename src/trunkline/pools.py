@@ -1,0 +1,299 @@
+"""
+Sets of agents, kept so that choosing costs the same whatever their size.
+
+A `Pool` holds the online agents that fit one kind of request, in buckets by the
+number of requests that they have at work. It is made when it is first asked
+for, and kept up to date from then on, so an agent costs only for what is really
+asked of it. Requests that find every agent busy wait in the pool's `FairQueue`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Container, Hashable
+from typing import Generic, NamedTuple, TypeVar
+
+from trunkline.agents import AgentRegistry, RegisteredAgent
+
+MAX_POOLS = 1_000
+"""Pools that are kept; the one that was not asked for longest goes first."""
+
+MAX_WAITING = 1_000
+"""Requests that wait for one set of agents at most."""
+
+RELUCTANT = 1 << 40
+"""Added to the rank of an agent that says it is busy: it comes after all others."""
+
+T = TypeVar("T", bound=Hashable)
+
+
+class FairQueue(Generic[T]):
+    """First come, first served for each asker; the askers take turns."""
+
+    __slots__ = ("_lines", "_size")
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[Hashable, OrderedDict[T, None]] = OrderedDict()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, asker: Hashable, item: T) -> None:
+        """Let an item wait."""
+        self._lines.setdefault(asker, OrderedDict())[item] = None
+        self._size += 1
+
+    def remove(self, asker: Hashable, item: T) -> None:
+        """Take an item out that does not wait any more."""
+        line = self._lines[asker]
+        del line[item]
+        self._size -= 1
+        if not line:
+            del self._lines[asker]
+
+    def take(self, fits: Callable[[T], bool]) -> T | None:
+        """Take out the first item that fits, of the asker whose turn it is."""
+        for asker, line in self._lines.items():
+            for item in line:
+                if fits(item):
+                    self._lines.move_to_end(asker)
+                    self.remove(asker, item)
+                    return item
+        return None
+
+    def items(self) -> list[T]:
+        """Return all that waits."""
+        return [item for line in self._lines.values() for item in line]
+
+
+class Wanted(NamedTuple):
+    """What a request asks of its agent."""
+
+    capability: str | None = None
+    agent_id: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    """All of which the agent must have."""
+
+    def fits(self, agent: RegisteredAgent) -> bool:
+        """Whether an agent can do it, online or not."""
+        return self.lacking(agent) is None
+
+    def lacking(self, agent: RegisteredAgent) -> str | None:
+        """Say what an agent lacks; None if nothing."""
+        if self.agent_id not in (None, agent.id):
+            return "another agent is named"
+        if self.capability is not None and self.capability not in agent.names:
+            return f"it cannot do {self.capability}"
+        labels = agent.labels or {}
+        for name, value in self.labels:
+            if labels.get(name) != value:
+                return f"its label {name} is not {value}"
+        return None
+
+
+class Pool(Generic[T]):
+    """
+    The online agents that fit one kind of request.
+
+    Attributes:
+        waiting: Requests for which no agent has room.
+        served: When one of them was served last, as a number that grows.
+    """
+
+    __slots__ = ("_least", "_levels", "_members", "_ranks", "_ring", "served", "waiting", "wanted")
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.waiting: FairQueue[T] = FairQueue()
+        self.served = 0
+        self._members: dict[str, RegisteredAgent] = {}
+        # Ordered dictionaries give their first key without a walk over deleted ones.
+        self._levels: dict[int, OrderedDict[RegisteredAgent, None]] = {}
+        self._ring: OrderedDict[RegisteredAgent, None] = OrderedDict()
+        self._ranks: dict[RegisteredAgent, int] = {}
+        self._least = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, agent: RegisteredAgent) -> None:
+        """Take an agent in."""
+        self._members[agent.id] = agent
+        self.place(agent)
+
+    def remove(self, agent: RegisteredAgent) -> None:
+        """Let an agent go."""
+        self._members.pop(agent.id, None)
+        self._ring.pop(agent, None)
+        self._displace(agent)
+
+    def agents(self) -> list[RegisteredAgent]:
+        """Return all of them, those without room too."""
+        return list(self._members.values())
+
+    def reaches(self, chain: Container[str]) -> bool:
+        """Whether there is an agent whose id is not in `chain`."""
+        return any(agent_id not in chain for agent_id in self._members)
+
+    def place(self, agent: RegisteredAgent) -> None:
+        """Note how many requests an agent has at work now."""
+        self._displace(agent)
+        rank = rank_of(agent)
+        if rank is None:
+            self._ring.pop(agent, None)
+            return
+        level = self._levels.get(rank)
+        if level is None:
+            level = self._levels[rank] = OrderedDict()
+            self._least = min(self._levels)
+        level[agent] = None
+        self._ring.setdefault(agent)  # a finished request does not change whose turn it is
+        self._ranks[agent] = rank
+
+    def _displace(self, agent: RegisteredAgent) -> None:
+        rank = self._ranks.pop(agent, None)
+        if rank is None:
+            return
+        level = self._levels[rank]
+        del level[agent]
+        if not level:
+            del self._levels[rank]
+            self._least = min(self._levels, default=0)
+
+    def least_busy(self, chain: Container[str] = ()) -> RegisteredAgent | None:
+        """Return the agent with room that has the fewest requests; equals take turns."""
+        if not self._levels:
+            return None
+        if not chain:
+            return next(iter(self._levels[self._least]))
+        for rank in sorted(self._levels):
+            for agent in self._levels[rank]:
+                if agent.id not in chain:
+                    return agent
+        return None
+
+    def next_in_turn(self, chain: Container[str] = ()) -> RegisteredAgent | None:
+        """Return the agent with room whose turn it is; those that say they are busy come last."""
+        reluctant: RegisteredAgent | None = None
+        for agent in self._ring:
+            if agent.id in chain:
+                continue
+            if self._least >= RELUCTANT or agent.status != "busy":
+                return agent
+            reluctant = reluctant or agent
+        return reluctant
+
+    def took_turn(self, agent: RegisteredAgent) -> None:
+        """Note that an agent has had its turn."""
+        if agent in self._ring:
+            self._ring.move_to_end(agent)
+
+
+def rank_of(agent: RegisteredAgent) -> int | None:
+    """Return how late an agent's turn comes; None if it has no room."""
+    if agent.max_concurrent and agent.active >= agent.max_concurrent:
+        return None
+    return agent.active + (RELUCTANT if agent.status == "busy" else 0)
+
+
+class Pools(Generic[T]):
+    """
+    All pools of a registry.
+
+    Args:
+        agents: Tells which agents come and go.
+    """
+
+    def __init__(self, agents: AgentRegistry) -> None:
+        self._agents = agents
+        self._pools: OrderedDict[Wanted, Pool[T]] = OrderedDict()
+        self._by_capability: dict[str, dict[Wanted, Pool[T]]] = {}
+        self._by_agent: dict[str, dict[Wanted, Pool[T]]] = {}
+        agents.arrived.append(self._arrived)
+        agents.left.append(self._left)
+
+    def find(self, wanted: Wanted) -> Pool[T] | None:
+        """Return the pool of the online agents that fit; None if there is none of them."""
+        pool = self._pools.get(wanted)
+        if pool is None:
+            pool = self._make(wanted)
+        else:
+            self._pools.move_to_end(wanted)
+        return pool if len(pool) else None
+
+    def _make(self, wanted: Wanted) -> Pool[T]:
+        pool: Pool[T] = Pool(wanted)
+        for agent in self._candidates(wanted):
+            if wanted.fits(agent):
+                self._enter(pool, agent)
+        if len(pool):
+            self._trim()
+            self._pools[wanted] = pool
+            self._index(wanted).setdefault(self._key(wanted), {})[wanted] = pool
+        return pool
+
+    def _candidates(self, wanted: Wanted) -> list[RegisteredAgent]:
+        if wanted.agent_id is None:
+            return self._agents.find_by_capability(wanted.capability or "")
+        agent = self._agents.get_agent(wanted.agent_id)
+        return [agent] if agent is not None and agent.online else []
+
+    def _index(self, wanted: Wanted) -> dict[str, dict[Wanted, Pool[T]]]:
+        return self._by_capability if wanted.agent_id is None else self._by_agent
+
+    @staticmethod
+    def _key(wanted: Wanted) -> str:
+        return wanted.agent_id or wanted.capability or ""
+
+    def _trim(self) -> None:
+        """Make room for one more pool; those with requests waiting stay."""
+        if len(self._pools) >= MAX_POOLS:
+            for pool in self._pools.values():
+                if not pool.waiting:
+                    self._drop(pool)
+                    return
+
+    def _drop(self, pool: Pool[T]) -> None:
+        wanted = pool.wanted
+        del self._pools[wanted]
+        index, key = self._index(wanted), self._key(wanted)
+        del index[key][wanted]
+        if not index[key]:
+            del index[key]
+        for agent in pool.agents():
+            agent.pools.remove(pool)
+
+    @staticmethod
+    def _enter(pool: Pool[T], agent: RegisteredAgent) -> None:
+        pool.add(agent)
+        agent.pools.append(pool)
+
+    def _arrived(self, agent: RegisteredAgent) -> None:
+        named = [*self._by_agent.get(agent.id, {}).values()]
+        for name in agent.names:
+            named += self._by_capability.get(name, {}).values()
+        for pool in named:
+            if pool.wanted.fits(agent):
+                self._enter(pool, agent)
+
+    def _left(self, agent: RegisteredAgent) -> None:
+        pools, agent.pools = agent.pools, []
+        for pool in pools:
+            pool.remove(agent)
+            if not len(pool) and not pool.waiting:
+                self._drop(pool)
+
+    def moved(self, agent: RegisteredAgent) -> None:
+        """Note that an agent has more or fewer requests at work than before."""
+        for pool in agent.pools:
+            pool.place(agent)
+
+    def deserted(self) -> list[Pool[T]]:
+        """Return the pools in which requests wait for agents that are all gone."""
+        return [pool for pool in self._pools.values() if pool.waiting and not len(pool)]
+
+    def emptied(self, pool: Pool[T]) -> None:
+        """Note that nothing waits in a pool any more: without agents it is forgotten."""
+        if not len(pool) and not pool.waiting and self._pools.get(pool.wanted) is pool:
+            self._drop(pool)
