@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,8 +100,10 @@ def mcp_(
     data_dir: DataDir = None,
 ) -> None:
     """Serve the tools of an MCP server, a program that speaks over its standard input and output."""
-    with _extra("mcp"):
+    try:
         from trunkline.bridges.mcp import McpServer
+    except ModuleNotFoundError as error:
+        complain(f"{error.name} is not installed: pip install 'trunkline[mcp]'", FAILED)
 
     async def main() -> None:
         from trunkline.sdk.agent import Agent
@@ -135,8 +136,8 @@ def openai_(
     data_dir: DataDir = None,
 ) -> None:
     """Serve a model behind an OpenAI-compatible API; it may call the tools of other agents."""
-    with _extra("openai"):
-        from trunkline.bridges.openai import Model, openai_agent
+    from trunkline.bridges.openai import Model, openai_agent
+
     key = _key(api_key_file)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
 
@@ -153,15 +154,6 @@ def _key(file: Path | None) -> str | None:
         return None if file is None else file.read_text(encoding="utf-8").strip()
     except OSError as error:
         complain(f"--api-key-file: {file}: {error.strerror}", USAGE)
-
-
-@contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Say which extra of the package a command needs, where it is not installed."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        complain(f"{error.name} is not installed: pip install 'trunkline[{name}]'", FAILED)
 
 
 def _tool_spec(text: str) -> ToolSpec:

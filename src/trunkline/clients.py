@@ -6,9 +6,11 @@ The life is the table `TRANSITIONS`; the diagram in the docs is made from it.
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -52,6 +54,34 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """When the credential ends, milliseconds since the epoch."""
     own_quota: bool = True
     """Whether the limits per user apply; not to the owner of the gateway."""
+    session_patterns: tuple[str, ...] = ("*",)
+    """Ids of the sessions that it may know of; ``*`` stands for any characters."""
+    agent_patterns: tuple[str, ...] = ("*",)
+    """Ids of the agents that it may register, see and ask; ``*`` stands for any characters."""
+    credential_id: str | None = None
+    """The stored credential that was shown, so that its end can close what it opened."""
+
+    def allows_session(self, session_id: str) -> bool:
+        """Whether a session's id is within the credential's patterns."""
+        return matches(session_id, self.session_patterns)
+
+    def allows_agent(self, agent_id: str) -> bool:
+        """Whether an agent's id is within the credential's patterns."""
+        return matches(agent_id, self.agent_patterns)
+
+
+ANY = ("*",)
+"""The patterns of a credential without bounds."""
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether an id fits one of the patterns, in which ``*`` stands for any characters."""
+    return patterns == ANY or any(_compiled(pattern)(name) for pattern in patterns)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> Callable[[str], object]:
+    return re.compile(".*".join(map(re.escape, pattern.split("*")))).fullmatch
 
 
 class Peer(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, overload
 
+import msgspec
 import structlog
 
 EventName = Literal[
@@ -29,6 +30,7 @@ EventName = Literal[
     "agent:unregistered",
     "agent:status-changed",
     "agent:offline",
+    "audit",
 ]
 
 EVENTS: dict[EventName, str] = {
@@ -47,8 +49,27 @@ EVENTS: dict[EventName, str] = {
     "agent:unregistered": "(agent) An agent is no longer registered.",
     "agent:status-changed": "(agent) An agent's status changed.",
     "agent:offline": "(agent) An agent's connection is gone.",
+    "audit": "(entry) Somebody did what the audit log keeps; an `AuditEntry`.",
 }
 """Every event with its arguments and meaning."""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Who did what to what, and from where; never contents or secrets."""
+
+    action: str
+    """What was done, such as ``auth.failed`` or ``token.revoke``."""
+    actor: str = ""
+    """The user who did it, as far as that is proven."""
+    target: str = ""
+    """What it was done to: the id of a session, credential, device, client or approval."""
+    outcome: Literal["ok", "refused"] = "ok"
+    """How it ended."""
+    address: str = ""
+    """Where it came from."""
+    detail: dict[str, str] = {}
+    """A few more facts by name."""
+
 
 Listener = Callable[..., object]
 L = TypeVar("L", bound=Listener)

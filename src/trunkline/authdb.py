@@ -1,0 +1,111 @@
+"""
+``auth.db``: what the gateway and its command line both write.
+
+Credentials, devices and the audit log live in one SQLite file beside the
+sessions' logs, but apart from them: the gateway holds those alone, while this
+file is changed from the command line under a running gateway. Whoever keeps
+rows here asks `AuthDatabase.changed` now and then.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trunkline.errors import ConfigError
+
+AUTH_FILE = "auth.db"
+"""The file's name in the data folder."""
+
+BUSY_TIMEOUT = 5.0
+"""Seconds to wait for another process that is writing."""
+
+
+class AuthDatabase:
+    """
+    The open file. Not for several threads.
+
+    Writes are small and rare, so they are done on the caller's thread.
+
+    Args:
+        path: The file, made for its owner alone if there is none; absent: a
+            database in memory, gone with this object.
+
+    Raises:
+        ConfigError: The file is damaged, cannot be used, or others may read it.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        try:
+            if path is not None:
+                _prepare(path)
+            self._db = sqlite3.connect(
+                path or ":memory:", timeout=BUSY_TIMEOUT, isolation_level=None
+            )
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._check()
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(f"cannot use {path}: {error}") from None
+        self._seen = self._version()
+
+    def _check(self) -> None:
+        # A damaged file must never be read as one without revocations.
+        found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise ConfigError(f"{self.path} is damaged ({found}): restore it from a backup")
+
+    def create(self, script: str) -> None:
+        """Make the tables of a module that keeps rows here; ``IF NOT EXISTS`` throughout."""
+        self._db.executescript(script)
+        self._seen = self._version()
+
+    def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        """Return what a query finds."""
+        return self._db.execute(sql, values).fetchall()
+
+    def row(self, sql: str, *values: object) -> sqlite3.Row | None:
+        """Return the first row that a query finds."""
+        found: sqlite3.Row | None = self._db.execute(sql, values).fetchone()
+        return found
+
+    def write(self, sql: str, *values: object) -> int:
+        """Change rows, on the disk when this returns; returns how many."""
+        return self._db.execute(sql, values).rowcount
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do several writes, all or none, with nobody else writing between them."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def changed(self) -> bool:
+        """Whether another process has written since this was asked last."""
+        version = self._version()
+        changed, self._seen = version != self._seen, version
+        return changed
+
+    def _version(self) -> int:
+        version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def close(self) -> None:
+        """Let go of the file; a second call does nothing."""
+        self._db.close()
+
+
+def _prepare(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(f"others may read {path}: run chmod 600 {path}")
