@@ -149,10 +149,11 @@ def _print_table(found: list[StoredEntry]) -> None:
     from trunkline.logs import escape
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.expand = True
     for name in ("WHEN", "ACTION"):
         table.add_column(name, no_wrap=True)
-    for name, width in (("USER", 8), ("FROM", 13), ("WHAT", 20)):
-        table.add_column(name, overflow="fold", min_width=width)
+    for name, width in (("USER", 12), ("FROM", 15), ("WHAT", None)):
+        table.add_column(name, overflow="fold", max_width=width, ratio=None if width else 1)
     for entry in found:
         when = datetime.fromtimestamp(entry.at / 1000).strftime("%m-%d %H:%M:%S")
         detail = [f"{key}={value}" for key, value in entry.detail.items() if value]
