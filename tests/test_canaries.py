@@ -54,6 +54,10 @@ class Served:
     def printed(self):
         return (self.folder / "stdout").read_text() + (self.folder / "stderr").read_text()
 
+    @property
+    def command_line(self):
+        return Path(f"/proc/{self.process.pid}/cmdline").read_text()
+
     async def listening(self):
         async with asyncio.timeout(PATIENCE):
             while not (found := re.search(r"listening on http://127.0.0.1:(\d+)", self.printed)):  # noqa: ASYNC110
@@ -317,6 +321,4 @@ class TestLines:
 async def test_the_token_does_not_stand_in_the_command_line(tmp_path):
     """A token of the configuration or of the environment is not shown to other users by ps."""
     async with gateway(tmp_path) as served:
-        command_line = Path(f"/proc/{served.process.pid}/cmdline").read_text()
-
-    assert found_in([command_line], [CONFIG_TOKEN, ENV_PASSWORD]) == []
+        assert found_in([served.command_line], [CONFIG_TOKEN, ENV_PASSWORD]) == []
