@@ -517,6 +517,7 @@ class AgentRegistry:
                 raise GatewayError(ErrorCode.FORBIDDEN, "this needs the scope agent:admin")
             if not await self._owners.release(payload.id):
                 raise GatewayError(ErrorCode.AGENT_NOT_FOUND, "no agent has this id")
+            self._events.emit("audit", client.did("agent.release", payload.id))
         else:
             self._own(client, payload.id)
         self.unregister(payload.id)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from trunkline.events import AuditEntry
 from trunkline.ids import now_ms
 from trunkline.messages import GatewayMessage, Role, Sender, encode
 from trunkline.patterns import ANY, matches, within
@@ -229,6 +230,13 @@ class Client(ClientState):
     def refresh_sender(self) -> None:
         """Encode the sender anew, after anything in it has changed."""
         self.sender = msgspec.Raw(encode(self.stamp()))
+
+    def did(self, action: str, target: str = "", **detail: str) -> AuditEntry:
+        """Return what the audit log says of something that this client did."""
+        address = self.peer.address
+        return AuditEntry(
+            action=action, actor=self.user_id, target=target, address=address, detail=detail
+        )
 
     def has_scope(self, scope: str) -> bool:
         """Whether the credential grants a scope."""

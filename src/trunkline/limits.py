@@ -106,14 +106,16 @@ class Lockout:
         if len(self._table) > self._size:
             self._forget(now)
 
-    def failed(self, key: str, now: float) -> None:
-        """Note that an attempt was wrong; the last that is allowed locks the address."""
+    def failed(self, key: str, now: float) -> bool:
+        """Note that an attempt was wrong; whether it was the last that is allowed, and locked it."""
         entry = self._table.get(key)
         if entry is not None:
             entry.judged -= 1
             entry.failed += 1
             if entry.failed >= self._limit:
                 entry.locked_until = now + self._duration
+                return True
+        return False
 
     def take_back(self, key: str) -> None:
         """Note that an attempt was right, or could not be judged: it does not count."""

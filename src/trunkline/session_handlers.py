@@ -102,6 +102,7 @@ class SessionHandlers:
             capability=payload.capability,
             agent_type=payload.agent_type,
         )
+        self._audit(client, "session.create", session.id, visibility=session.record.visibility)
         await self._sessions.join(session, client, message, "created")
         if agent is not None:
             await self._assignments.assign(session, agent)
@@ -161,9 +162,20 @@ class SessionHandlers:
         if patch.metadata is not UNSET:
             _check_metadata(client, patch.metadata, "$.patch.metadata")
         await self._sessions.change(session, lambda record: apply_patch(record, patch))
+        self._audit_patch(client, session.id, patch)
         self._changed(session, client, message, "patched")
         for callback in self._sessions.patched:
             callback(session)
+
+    def _audit(self, client: Client, action: str, session_id: str, **detail: str) -> None:
+        self._sessions.events.emit("audit", client.did(action, session_id, **detail))
+
+    def _audit_patch(self, client: Client, session_id: str, patch: Patch) -> None:
+        """Tell of a patch that changes who may do what; names and numbers, never contents."""
+        detail = {"visibility": patch.visibility} if patch.visibility is not UNSET else {}
+        guarded = sorted(k for k in ADMIN_PATCH_KEYS if getattr(patch, k) is not UNSET)
+        if guarded or detail:
+            self._audit(client, "session.patch", session_id, keys=",".join(guarded), **detail)
 
     def _changed(
         self,
@@ -190,6 +202,7 @@ class SessionHandlers:
     ) -> None:
         session = await self._administered(client, message, payload)
         await self._sessions.change(session, lambda record: _invite(record, payload.user_id))
+        self._audit(client, "session.invite", session.id, user=payload.user_id)
         self._changed(session, client, message, "invited", payload.user_id)
 
     async def _on_remove(
@@ -197,6 +210,7 @@ class SessionHandlers:
     ) -> None:
         session = await self._administered(client, message, payload)
         await self._sessions.change(session, lambda record: _uninvite(record, payload.user_id))
+        self._audit(client, "session.remove", session.id, user=payload.user_id)
         self._changed(session, client, message, "removed", payload.user_id)
 
         def send_out() -> None:
@@ -211,6 +225,7 @@ class SessionHandlers:
     ) -> None:
         session = await self._administered(client, message, payload)
         self._changed(session, client, message, "closed")
+        self._audit(client, "session.delete" if payload.delete else "session.close", session.id)
         await self._sessions.close_session(session.id, delete=payload.delete)
 
     # Reading
