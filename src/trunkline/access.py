@@ -128,7 +128,7 @@ class Access:
 
     def enforce(self) -> None:
         """Close every connection whose credential has ended."""
-        for client in self._clients.ready():
+        for client in self._clients:
             if client.identity is not None and not self.holds(client.identity):
                 self.end(client, "the credential has ended")
 

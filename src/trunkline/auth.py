@@ -246,7 +246,6 @@ class Door:
         """Wrong credentials so far."""
         self.over_quota = 0
         """Connections refused because their user had too many."""
-        events.on("client:disconnect", self._gone)
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
@@ -342,7 +341,8 @@ class Door:
             )
         self._connections.setdefault(identity.user_id, set()).add(client)
 
-    def _gone(self, client: Client) -> None:
+    def disconnected(self, client: Client) -> None:
+        """Note that a connection is gone."""
         mates = self._connections.get(client.user_id)
         if mates is not None:
             mates.discard(client)

@@ -250,6 +250,11 @@ class Client(ClientState):
         """Whether the client may know of an agent with this id."""
         return self.identity is not None and self.identity.allows_agent(agent_id)
 
+    def covers(self, other: Client) -> bool:
+        """Whether all that another client may know of is within this one's patterns."""
+        mine, theirs = self.identity, other.identity
+        return mine is not None and theirs is not None and mine.covers(theirs)
+
     def send(self, message: GatewayMessage) -> None:
         """Send a message of the gateway's own; dropped if the client is gone."""
         self.transport.write(encode(message))

@@ -300,6 +300,7 @@ class GatewayServer:
             return
         client.advance("close")
         self.clients.remove(client)
+        self.door.disconnected(client)
         self.router.disconnected(client)
         self.agents.disconnected(client)
         self.sessions.disconnected(client)
