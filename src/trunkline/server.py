@@ -23,6 +23,7 @@ from trunkline.assignments import Assignments
 from trunkline.auth import LOCAL, Authenticator, Credential, Door, Granted, SharedSecret
 from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Clients, Identity, Peer, Phase
+from trunkline.codes import SignInCodes
 from trunkline.config import (
     DEFAULT_GATEWAY_CONFIG,
     GatewayConfig,
@@ -30,6 +31,7 @@ from trunkline.config import (
     check_config,
 )
 from trunkline.credentials import Credentials
+from trunkline.devices import Devices
 from trunkline.errors import CloseCode, ConfigError, Disconnect
 from trunkline.events import AuditEntry, EventName, Events, L
 from trunkline.fanout import Pump
@@ -44,6 +46,7 @@ from trunkline.messages import (
     create_message,
     encode,
 )
+from trunkline.pairing import Pairing
 from trunkline.payloads import (
     DURABLE_TYPES,
     GoingAway,
@@ -165,8 +168,25 @@ class GatewayServer:
             self.greeting.hello,
             events,
         )
+        self.pairing: Pairing | None = None
+        self.codes: SignInCodes | None = None
+        if config.auth.required:
+            self._compose_pairing()
         events.on("agent:registered", self._agent_changed)
         events.on("agent:unregistered", self._agent_changed)
+
+    def _compose_pairing(self) -> None:
+        config, access = self.config, self.access
+        if self.authdb is None or access.credentials is None or access.users is None:
+            return
+        devices = Devices(self.authdb, access.credentials)
+        self.pairing = pairing = Pairing(
+            config.auth, config.limits, devices, self.door, self.events, access.end
+        )
+        self.codes = codes = SignInCodes(self.authdb, access.credentials, access.holds)
+        self.door.codes = codes
+        access.users.changed.append(lambda change: codes.refresh())
+        access.refreshed += [pairing.refresh, codes.refresh]
 
     def setup_default_handlers(self) -> None:
         """Add the handlers of all built-in message types."""
@@ -515,8 +535,11 @@ class GatewayServer:
         """Do once a second what depends on time: deadlines, grace, heads, silent runs."""
         deadline = self._clock() - self.config.auth.timeout
         for client in self.clients:
-            if client.phase is not Phase.READY and client.opened_at <= deadline:
+            late = client.phase is not Phase.READY and client.opened_at <= deadline
+            if late and not (self.pairing is not None and self.pairing.waits(client)):
                 close_with(client, CloseCode.NOT_SIGNED_IN, "not signed in in time")
+        if self.pairing is not None:
+            self.pairing.tick()
         self.access.check_expiries()
         await self.agents.tick()
         self.runs.tick()
