@@ -23,7 +23,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trunkline import cli_audit, cli_client, cli_sessions, cli_token, cli_users
+from trunkline import (
+    cli_audit,
+    cli_client,
+    cli_devices,
+    cli_open,
+    cli_sessions,
+    cli_token,
+    cli_users,
+)
 from trunkline.cli_agent import agent_app
 from trunkline.cli_client import (
     FAILED,
@@ -202,6 +210,8 @@ app.add_typer(cli_sessions.app, name="sessions")
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_token.app, name="token")
 app.add_typer(cli_users.app, name="users")
+app.add_typer(cli_devices.app, name="devices")
+app.command("open")(cli_open.open_console)
 
 
 @app.command()

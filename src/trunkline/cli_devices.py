@@ -54,6 +54,8 @@ class _Desk:
         self._audit.append(entry)
 
     def close(self) -> None:
+        """Write what is left, and let go of the file."""
+        self._audit.close()
         self._database.close()
 
 

@@ -25,6 +25,7 @@ import structlog
 from msgspec.structs import replace
 
 from trunkline.audit import Audit
+from trunkline.auth import OWNER
 from trunkline.authdb import AUTH_FILE, AuthDatabase
 from trunkline.config import (
     DEFAULT_WS_CONFIG,
@@ -273,7 +274,7 @@ async def demo(config: WebSocketTransportConfig, chat: str) -> None:
         arrived = asyncio.Event()
         gateway.on("agent:registered", lambda *_: _agent_came(arrived))
         keeper = tasks.create_task(_keep_agent(gateway.address, config.auth))
-        introducing = tasks.create_task(_introduce(config, gateway.address, chat, arrived))
+        introducing = tasks.create_task(_introduce(config, gateway, chat, arrived))
         await stop.wait()
         keeper.cancel()
         introducing.cancel()
@@ -320,9 +321,13 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 async def _introduce(
-    config: WebSocketTransportConfig, url: str, chat: str, arrived: asyncio.Event
+    config: WebSocketTransportConfig,
+    gateway: WebSocketGateway,
+    chat: str,
+    arrived: asyncio.Event,
 ) -> None:
     await arrived.wait()
+    url = gateway.address
     if url != f"http://127.0.0.1:{DEFAULT_WS_CONFIG.port}":
         chat += f" --url {url}"
     print(
@@ -330,8 +335,22 @@ async def _introduce(
         f"  address  {url}\n"
         f"  token    {config.auth.token or 'none needed'}\n"
         f"  agent    demo\n\n"
-        f"Talk to it in another terminal:\n\n    {chat}\n\nCtrl-C ends both.",
+        f"Talk to it in another terminal:\n\n    {chat}\n\n{_invite(gateway, chat)}"
+        "Ctrl-C ends both.",
         flush=True,
+    )
+
+
+def _invite(gateway: WebSocketGateway, chat: str) -> str:
+    """Return what a person is told of the console."""
+    if gateway.codes is None:
+        return f"Or in a browser:\n\n    {gateway.address}/\n\n"
+    code, _ = gateway.codes.create(OWNER)
+    fresh = chat.replace(" chat", " open", 1)
+    return (
+        f"Or in a browser; the link is good for one sign-in within two minutes:\n\n"
+        f"    {gateway.address}/#code={code}\n\n"
+        f"Another link, any time:\n\n    {fresh}\n\n"
     )
 
 
