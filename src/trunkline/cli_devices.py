@@ -11,16 +11,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from trunkline.cli_client import FAILED, USAGE, AsJson, DataDir, columns, complain, show
 from trunkline.errors import ConfigError, GatewayError
-from trunkline.messages import Role
 
 if TYPE_CHECKING:
     from trunkline.devices import Device, Devices, PairingRequest
+    from trunkline.messages import Role
 
 app = typer.Typer(help="Paired devices, and those that wait for approval.", no_args_is_help=True)
 
@@ -113,7 +113,7 @@ def approve(
         str | None, typer.Option(help="Whose device it is; a user of its own by default.")
     ] = None,
     role: Annotated[
-        list[Role] | None, typer.Option(help="What it may be; repeatable; webchat by default.")
+        list[str] | None, typer.Option(help="What it may be; repeatable; webchat by default.")
     ] = None,
     scope: Annotated[
         list[str] | None, typer.Option(help="A right beyond the roles; repeatable.")
@@ -138,7 +138,7 @@ def approve(
 
     approval = Approval(
         user_id=user,
-        roles=frozenset(role or ("webchat",)),
+        roles=cast("frozenset[Role]", frozenset(role or ("webchat",))),
         scopes=frozenset(scope or ()),
         session_patterns=tuple(session or ("*",)),
         agent_patterns=tuple(agent or ("*",)),
