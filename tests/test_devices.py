@@ -388,7 +388,6 @@ class Pairings(RuleBasedStateMachine):
         self.now = 1_000_000
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr("trunkline.devices.now_ms", lambda: self.now)
-        self.patch.setattr("trunkline.credentials.now_ms", lambda: self.now)
         self.waiting: dict[tuple[str, bytes], int] = {}
         self.paired: dict[str, tuple[bytes, frozenset[str]]] = {}
         self.tokens: dict[str, str] = {}

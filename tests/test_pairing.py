@@ -596,7 +596,7 @@ class Pairings(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.patch = pytest.MonkeyPatch()
         self.now = 1_000_000
-        for module in ("devices", "pairing", "credentials", "auth"):
+        for module in ("devices", "pairing", "auth"):
             self.patch.setattr(f"trunkline.{module}.now_ms", lambda: self.now)
         self.peers = []
         self.runner.run(self.begin())

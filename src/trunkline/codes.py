@@ -19,7 +19,9 @@ from trunkline.auth import Redeemed, identity_of
 from trunkline.authdb import AuthDatabase
 from trunkline.clients import Identity, Peer
 from trunkline.credentials import Change, Credentials
+from trunkline.grants import check_name
 from trunkline.ids import now_ms
+from trunkline.rights import ALL_SCOPES
 
 LIFETIME = 120_000
 """Milliseconds that a code is valid."""
@@ -75,7 +77,11 @@ class SignInCodes:
 
         Returns:
             The code, and when it ends in milliseconds since the epoch.
+
+        Raises:
+            ValueError: No stored credential can be made for such a user.
         """
+        check_name("user id", identity.user_id)
         code = PREFIX + secrets.token_urlsafe(32)
         now = now_ms()
         ends = min(now + LIFETIME, identity.expires_at or now + LIFETIME)
@@ -120,7 +126,7 @@ class SignInCodes:
             name="sign-in link",
             user_id=maker.user_id,
             roles=maker.roles,
-            scopes=maker.scopes,
+            scopes=maker.scopes & ALL_SCOPES,  # a host's own words are worth nothing here
             session_patterns=maker.session_patterns,
             agent_patterns=maker.agent_patterns,
             expires_at=min(ends, maker.expires_at or ends),
