@@ -7,20 +7,29 @@ gateway's owner. A running gateway acts on it within a second.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import typer
 
-from trunkline.cli_client import FAILED, USAGE, AsJson, DataDir, columns, complain, show
-from trunkline.errors import ConfigError, GatewayError
+from trunkline.cli_client import FAILED, AsJson, DataDir, columns, complain, show
+from trunkline.cli_store import (
+    AgentPattern,
+    Role,
+    Scope,
+    SessionPattern,
+    bounds,
+    opened,
+    parse_duration,
+    when,
+)
+from trunkline.errors import GatewayError
 
 if TYPE_CHECKING:
+    from trunkline import messages
+    from trunkline.audit import Audit
     from trunkline.devices import Device, Devices, PairingRequest
-    from trunkline.messages import Role
 
 app = typer.Typer(help="Paired devices, and those that wait for approval.", no_args_is_help=True)
 
@@ -30,51 +39,33 @@ RequestId = Annotated[
 DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id.")]
 
 
-class _Desk:
-    """The open file, and what is noted there of each decision."""
-
-    def __init__(self, data_dir: str | None) -> None:
-        from trunkline.audit import Audit
-        from trunkline.authdb import AUTH_FILE, AuthDatabase
-        from trunkline.credentials import Credentials
-        from trunkline.devices import Devices
-        from trunkline.settings import data_folder
-
-        self._database = AuthDatabase(data_folder(os.environ, data_dir) / AUTH_FILE)
-        self._audit = Audit(self._database)
-        self.devices: Devices = Devices(self._database, Credentials(self._database))
+class _Desk(NamedTuple):
+    devices: Devices
+    audit: Audit
+    actor: str
 
     def note(self, action: str, record: PairingRequest | Device) -> None:
         """Write into the audit log what was done."""
-        from trunkline.challenges import fingerprint
-        from trunkline.events import AuditEntry
+        from trunkline.devices import audit_entry
 
-        detail = {"fingerprint": fingerprint(record.public_key), "by": "command line"}
-        entry = AuditEntry(action=action, actor="owner", target=record.device_id, detail=detail)
-        self._audit.append(entry)
-
-    def close(self) -> None:
-        """Write what is left, and let go of the file."""
-        self._audit.close()
-        self._database.close()
+        self.audit.append(audit_entry(action, record, self.actor))
 
 
 @contextmanager
 def _desk(data_dir: str | None) -> Iterator[_Desk]:
-    try:
-        desk = _Desk(data_dir)
-    except ConfigError as error:
-        complain(str(error), USAGE)
-    try:
-        yield desk
-    except LookupError as error:
-        complain(str(error.args[0]), FAILED)
-    except GatewayError as error:
-        complain(error.message, FAILED)
-    except ValueError as error:
-        complain(str(error), USAGE)
-    finally:
-        desk.close()
+    from trunkline.audit import Audit
+    from trunkline.devices import Devices
+
+    with opened(data_dir) as store:
+        audit = Audit(store.database)
+        try:
+            yield _Desk(Devices(store.database, store.credentials), audit, store.actor)
+        except LookupError as error:
+            complain(str(error.args[0]), FAILED)
+        except GatewayError as error:
+            complain(error.message, FAILED)
+        finally:
+            audit.close()
 
 
 @app.command("list")
@@ -90,20 +81,16 @@ def list_devices(data_dir: DataDir = None, as_json: AsJson = False) -> None:
         names = request.request_id, request.device_id, request.name or ""
         facts = fingerprint(request.public_key), request.role or "any", request.address
         hint = "another key is paired under this id" if request.replaces else ""
-        waiting.append((*names, *facts, _time(request.expires_at, "%H:%M"), hint))
-    known = [("DEVICE", "NAME", "FINGERPRINT", "USER", "ROLES", "SCOPES", "APPROVED")]
+        waiting.append((*names, *facts, when(request.expires_at), hint))
+    known = [("DEVICE", "NAME", "FINGERPRINT", "USER", "RIGHTS", "APPROVED", "ENDS")]
     for device in paired:
         names = device.device_id, device.name or "", fingerprint(device.public_key)
-        rights = device.user_id, ", ".join(sorted(device.roles)), ", ".join(sorted(device.scopes))
-        known.append((*names, *rights, _time(device.approved_at, "%Y-%m-%d %H:%M")))
-    facts_ = {"pending": [*map(to_public, pending)], "devices": [*map(to_public, paired)]}
+        rights = device.user_id, bounds(device)
+        known.append((*names, *rights, when(device.approved_at), when(device.expires_at)))
     parts = [columns(waiting) if pending else "no device waits for approval"]
     parts.append(columns(known) if paired else "no device is paired")
-    show(facts_, "\n\n".join(parts), as_json)
-
-
-def _time(at: int, form: str) -> str:
-    return datetime.fromtimestamp(at / 1000).strftime(form)
+    data = {"pending": [*map(to_public, pending)], "devices": [*map(to_public, paired)]}
+    show(data, "\n\n".join(parts), as_json)
 
 
 @app.command()
@@ -112,17 +99,12 @@ def approve(
     user: Annotated[
         str | None, typer.Option(help="Whose device it is; a user of its own by default.")
     ] = None,
-    role: Annotated[
-        list[str] | None, typer.Option(help="What it may be; repeatable; webchat by default.")
-    ] = None,
-    scope: Annotated[
-        list[str] | None, typer.Option(help="A right beyond the roles; repeatable.")
-    ] = None,
-    session: Annotated[
-        list[str] | None, typer.Option(help="Pattern of sessions that it may see; repeatable.")
-    ] = None,
-    agent: Annotated[
-        list[str] | None, typer.Option(help="Pattern of agents that it may see; repeatable.")
+    role: Role = None,
+    scope: Scope = None,
+    session: SessionPattern = None,
+    agent: AgentPattern = None,
+    expires: Annotated[
+        str | None, typer.Option(help="How long it is paired, such as 30d; for good by default.")
     ] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
@@ -131,23 +113,29 @@ def approve(
     Pair a device that waits.
 
     Compare the fingerprint with what the device shows: its id and name are only what it says.
+    Without --role it gets webchat.
     """
+    from msgspec.structs import replace
+
     from trunkline.auth import OWNER
     from trunkline.challenges import fingerprint
     from trunkline.devices import Approval, to_public
+    from trunkline.ids import now_ms
 
-    approval = Approval(
-        user_id=user,
-        roles=cast("frozenset[Role]", frozenset(role or ("webchat",))),
-        scopes=frozenset(scope or ()),
-        session_patterns=tuple(session or ("*",)),
-        agent_patterns=tuple(agent or ("*",)),
-    )
     with _desk(data_dir) as desk:
-        device = desk.devices.approve(request, approval, OWNER)
+        approval = Approval(
+            user_id=user,
+            roles=cast("frozenset[messages.Role]", frozenset(role or ("webchat",))),
+            scopes=frozenset(scope or ()),
+            session_patterns=tuple(session or ("*",)),
+            agent_patterns=tuple(agent or ("*",)),
+            expires_at=now_ms() + parse_duration(expires) if expires else None,
+        )
+        by = replace(OWNER, user_id=desk.actor)
+        device = desk.devices.approve(request, approval, by)
         desk.note("device.approve", device)
-    roles, key = ", ".join(sorted(device.roles)), fingerprint(device.public_key)
-    text = f"{device.device_id} ({key}) is paired: {device.user_id} as {roles}"
+    key = fingerprint(device.public_key)
+    text = f"{device.device_id} ({key}) is paired: {device.user_id}, {bounds(device)}"
     show(to_public(device), text, as_json)
 
 
@@ -168,7 +156,7 @@ def rotate(device: DeviceId, data_dir: DataDir = None, as_json: AsJson = False) 
     from trunkline.devices import to_public
 
     with _desk(data_dir) as desk:
-        rotated = desk.devices.rotate(device, by="owner")
+        rotated = desk.devices.rotate(device, by=desk.actor)
         desk.note("device.rotate", rotated)
     show(to_public(rotated), f"the token of {device} has ended; its key stays paired", as_json)
 
@@ -179,6 +167,6 @@ def revoke(device: DeviceId, data_dir: DataDir = None, as_json: AsJson = False) 
     from trunkline.devices import to_public
 
     with _desk(data_dir) as desk:
-        revoked = desk.devices.revoke(device, by="owner")
+        revoked = desk.devices.revoke(device, by=desk.actor)
         desk.note("device.revoke", revoked)
     show(to_public(revoked), f"{device} is no longer paired", as_json)

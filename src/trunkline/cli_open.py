@@ -8,7 +8,6 @@ only from this machine. It stands behind the ``#``, which no browser sends.
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -26,7 +25,7 @@ from trunkline.cli_client import (
     complain,
     show,
 )
-from trunkline.errors import ConfigError
+from trunkline.cli_store import opened
 
 PATIENCE = 3.0
 """Seconds in which the gateway has to take a connection."""
@@ -80,17 +79,8 @@ def _reach(base: str) -> None:
 def sign_in_link(base: str, data_dir: str | None) -> tuple[str, int]:
     """Make a link for the owner; returns it, and when it ends in milliseconds since the epoch."""
     from trunkline.auth import OWNER
-    from trunkline.authdb import AUTH_FILE, AuthDatabase
     from trunkline.codes import SignInCodes
-    from trunkline.credentials import Credentials
-    from trunkline.settings import data_folder
 
-    try:
-        database = AuthDatabase(data_folder(os.environ, data_dir) / AUTH_FILE)
-    except ConfigError as error:
-        complain(str(error), USAGE)
-    try:
-        code, ends = SignInCodes(database, Credentials(database)).create(OWNER)
-    finally:
-        database.close()
+    with opened(data_dir) as store:
+        code, ends = SignInCodes(store.database, store.credentials).create(OWNER)
     return f"{base}/#code={code}", ends

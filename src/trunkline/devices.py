@@ -20,6 +20,7 @@ from trunkline.challenges import fingerprint
 from trunkline.clients import Identity
 from trunkline.credentials import Credentials
 from trunkline.errors import ErrorCode, GatewayError
+from trunkline.events import AuditEntry
 from trunkline.grants import Grant, from_row, make_grant, may_grant, to_row
 from trunkline.ids import now_ms, random_id, valid_id
 from trunkline.messages import Role
@@ -131,6 +132,18 @@ def to_public(record: PairingRequest | Device) -> dict[str, Any]:
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(word.title() for word in rest)
+
+
+def audit_entry(
+    action: str, record: PairingRequest | Device, actor: str = "", address: str = ""
+) -> AuditEntry:
+    """Return what the audit log says of something that was done about a device."""
+    detail = {"fingerprint": fingerprint(record.public_key)}
+    if isinstance(record, Device):
+        detail |= {"user": record.user_id, "roles": " ".join(sorted(record.roles))}
+        detail["scopes"] = " ".join(sorted(record.scopes))
+    target = record.device_id
+    return AuditEntry(action=action, actor=actor, target=target, address=address, detail=detail)
 
 
 def own_user(device_id: str, public_key: bytes) -> str:

@@ -19,14 +19,20 @@ from trunkline.challenges import (
     KEY_BYTES,
     SIGNATURE_BYTES,
     challenge_text,
-    fingerprint,
     from_base64url,
 )
 from trunkline.clients import Client, Identity, Phase
 from trunkline.config import AuthConfig, LimitsConfig
-from trunkline.devices import Approval, Device, Devices, PairingRequest, own_user
+from trunkline.devices import (
+    Approval,
+    Device,
+    Devices,
+    PairingRequest,
+    audit_entry,
+    own_user,
+)
 from trunkline.errors import CloseCode, Disconnect, ErrorCode, GatewayError
-from trunkline.events import AuditEntry, Events
+from trunkline.events import Events
 from trunkline.handlers import close_with
 from trunkline.ids import now_ms
 from trunkline.messages import Role, create_message, error_message
@@ -226,7 +232,8 @@ class Pairing:
                 close_with(other, CloseCode.REPLACED, "the device has connected anew")
         self._waiting[client.id] = (client, request)
         if new:
-            self._audit("device.ask", client.device_id, None, client.peer.address, key)
+            entry = audit_entry("device.ask", request, address=client.peer.address)
+            self._events.emit("audit", entry)
         for callback in self.waits_now:
             callback(client)
 
@@ -263,7 +270,7 @@ class Pairing:
             GatewayError: ``FORBIDDEN``: more than the approver's own.
         """
         device = self.devices.approve(request_id, approval, by)
-        self._audit("device.approve", device.device_id, by, address, device.public_key)
+        self._audit("device.approve", device, by, address)
         self.refresh()
         return device
 
@@ -275,7 +282,7 @@ class Pairing:
             LookupError: There is no such request (any more).
         """
         request = self.devices.reject(request_id)
-        self._audit("device.reject", request.device_id, by, address, request.public_key)
+        self._audit("device.reject", request, by, address)
         self.refresh()
         return request
 
@@ -287,7 +294,7 @@ class Pairing:
             LookupError: No such device is paired.
         """
         device = self.devices.rotate(device_id, by.user_id)
-        self._audit("device.rotate", device_id, by, address, device.public_key)
+        self._audit("device.rotate", device, by, address)
         self.refresh()
         return device
 
@@ -299,21 +306,14 @@ class Pairing:
             LookupError: No such device is paired.
         """
         device = self.devices.revoke(device_id, by.user_id)
-        self._audit("device.revoke", device_id, by, address, device.public_key)
+        self._audit("device.revoke", device, by, address)
         self.refresh()
         return device
 
     def _audit(
-        self, action: str, device_id: str, by: Identity | None, address: str, key: bytes
+        self, action: str, record: PairingRequest | Device, by: Identity, address: str
     ) -> None:
-        entry = AuditEntry(
-            action=action,
-            actor="" if by is None else by.user_id,
-            target=device_id,
-            address=address,
-            detail={"fingerprint": fingerprint(key)},
-        )
-        self._events.emit("audit", entry)
+        self._events.emit("audit", audit_entry(action, record, by.user_id, address))
 
     # What time and other processes bring
 
