@@ -112,7 +112,7 @@ def test_elsewhere_a_code_is_not_even_looked_at(codes):
     assert codes.redeem(code, HERE) is not None
 
 
-@pytest.mark.parametrize("code", ["", "tlc_", "tlc_" + "A" * 43, "\ud800", "ü"])
+@pytest.mark.parametrize("code", ["", "tl_c_", "tl_c_" + "A" * 43, "\ud800", "ü"])
 def test_any_other_text_is_wrong(codes, code):
     """Without an exception."""
     codes.create(OWNER)
@@ -124,7 +124,7 @@ def test_a_code_has_256_bits_and_is_kept_as_its_hash(codes, database):
     """The file holds nothing that could be used."""
     code, _ = codes.create(OWNER)
 
-    assert len(code) == len("tlc_") + 43
+    assert len(code) == len("tl_c_") + 43
     kept = database.rows("SELECT * FROM codes")
     assert not any(code[4:] in str(value) for row in kept for value in tuple(row))
 
@@ -192,7 +192,7 @@ async def test_a_wrong_code_is_auth_failed_and_locks_out_after_ten(gateway):
     code, _ = gateway.codes.create(OWNER)
     peer = await connect(gateway)
 
-    answers = [error_of(await peer.ask("auth", {"code": f"tlc_{n}"})) for n in range(10)]
+    answers = [error_of(await peer.ask("auth", {"code": f"tl_c_{n}"})) for n in range(10)]
     locked = await peer.ask("auth", {"code": code})
 
     assert set(answers) == {"AUTH_FAILED"}
@@ -242,7 +242,7 @@ async def test_without_stored_credentials_a_code_is_wrong(ws_gateway):
     """There is nowhere to keep one."""
     peer = await connect(ws_gateway)
 
-    assert error_of(await peer.ask("auth", {"code": "tlc_x"})) == "AUTH_FAILED"
+    assert error_of(await peer.ask("auth", {"code": "tl_c_x"})) == "AUTH_FAILED"
     assert (await peer.ask("auth", {"token": token_of("ada")})).type == "auth_success"
 
 
@@ -315,7 +315,7 @@ async def test_open_opens_the_link_in_the_browser(tmp_path, monkeypatch):
         )
 
     assert done.exit_code == 0
-    assert opened[0].startswith(f"{gateway.address}/#code=tlc_") or "#code=tlc_" in opened[0]
+    assert opened[0].startswith(f"{gateway.address}/#code=tl_c_") or "#code=tl_c_" in opened[0]
     assert "code" not in done.stdout
 
 
@@ -324,7 +324,7 @@ def test_the_demo_prints_a_link_that_signs_in(tmp_path):
     environ = clean_environ(tmp_path)
     running = Running(environ, "demo", "--port", "0", "--data-dir", str(tmp_path / "data"))
     try:
-        link = running.wait_for(r"http://127\.0\.0\.1:\d+/#code=(tlc_\S+)")
+        link = running.wait_for(r"http://127\.0\.0\.1:\d+/#code=(tl_c_\S+)")
         running.wait_for("Ctrl-C")
         assert "two minutes" in running.printed
         assert " open " in running.printed

@@ -32,8 +32,8 @@ SESSION_LIFETIME = 12 * 3_600_000
 KEPT = 256
 """Codes that are kept at most; the oldest go first."""
 
-PREFIX = "tlc_"
-"""What every code begins with; it is no token."""
+PREFIX = "tl_c_"
+"""What every code begins with; no kind of token does."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS codes (

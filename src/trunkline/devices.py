@@ -324,6 +324,10 @@ class Devices:
         found = self._devices("WHERE device_id = ?", device_id)
         return found[0] if found else None
 
+    def revisions(self) -> dict[str, str]:
+        """Return the present revision of every paired device."""
+        return dict(map(tuple, self._db.rows("SELECT device_id, revision FROM devices")))
+
     def known(self, device_id: str, public_key: bytes) -> Device | None:
         """Return the device of a name and key, if its pairing has not ended."""
         device = self.get(device_id)
@@ -398,7 +402,7 @@ class Devices:
     # Rows
 
     def _requests(self, rest: str, *values: object) -> Sequence[PairingRequest]:
-        keys = {device.device_id: device.public_key for device in self.list()}
+        keys = dict(map(tuple, self._db.rows("SELECT device_id, public_key FROM devices")))
         rows = self._db.rows(f"SELECT * FROM pairings {rest}", *values)
         return [
             PairingRequest(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 
+import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -52,6 +53,9 @@ _WEAK_KEYS = frozenset(
         "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     )
 )
+
+
+log = structlog.get_logger(__name__)
 
 
 def _is_weak(key: bytes) -> bool:
@@ -319,7 +323,7 @@ class Pairing:
 
     def refresh(self) -> None:
         """Act on what stands in the records now: let in, send away."""
-        revisions = {device.device_id: device.revision for device in self.devices.list()}
+        revisions = self.devices.revisions() if self._proven else {}
         for client, device in list(self._proven.values()):
             if revisions.get(device.device_id) != device.revision:
                 del self._proven[client.id]
@@ -328,11 +332,19 @@ class Pairing:
             return
         open_requests = {request.request_id for request in self.devices.pending()}
         for client, request in list(self._waiting.values()):
-            device_now = self.devices.known(request.device_id, request.public_key)
-            if device_now is not None:
-                self._approved(client, device_now)
-            elif request.request_id not in open_requests:
-                self._refused(client, request)
+            try:
+                self._settle(client, request, waits=request.request_id in open_requests)
+            except Exception:  # one device that fails must not keep the others waiting
+                log.exception("a device cannot be let in", device=request.device_id)
+                self._waiting.pop(client.id, None)
+                close_with(client, CloseCode.INTERNAL, "the device cannot be let in")
+
+    def _settle(self, client: Client, request: PairingRequest, *, waits: bool) -> None:
+        device = self.devices.known(request.device_id, request.public_key)
+        if device is not None:
+            self._approved(client, device)
+        elif not waits:
+            self._refused(client, request)
 
     def _approved(self, client: Client, device: Device) -> None:
         self.devices.forget(device.device_id, device.public_key)
@@ -355,7 +367,6 @@ class Pairing:
             self._end(client, "the pairing was rejected")
 
     def tick(self) -> None:
-        """Send away whose time to wait is over."""
-        now = now_ms()
-        if any(request.expires_at <= now for _, request in self._waiting.values()):
+        """Send away whose time to wait is over, once a second."""
+        if self._waiting:
             self.refresh()
