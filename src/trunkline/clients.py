@@ -15,6 +15,8 @@ import msgspec
 
 from trunkline.events import AuditEntry
 from trunkline.ids import now_ms
+from trunkline.limits import Spent
+from trunkline.measures import Measures
 from trunkline.messages import GatewayMessage, Role, Sender, encode
 from trunkline.patterns import ANY, matches, within
 from trunkline.transport import Transport
@@ -141,6 +143,9 @@ class Client(ClientState):
         transport: The pipe to the peer.
         sender: The proven identity that relayed messages carry, encoded.
         heard_at: When it last showed life, by the gateway's clock.
+        passing: Whether it is here for one request only: nobody is told that it
+            comes and goes, and lists leave it out.
+        spent: What it has used of its rates.
         pending: How many of its messages wait in session queues; while there
             are any, replies queue behind them so that answers keep their order.
     """
@@ -149,30 +154,35 @@ class Client(ClientState):
         "agents",
         "busy",
         "feed",
-        "full_at",
         "heard_at",
         "identity",
         "inbox",
         "inbox_bytes",
         "lagging",
+        "measures",
         "nonce",
         "opened_at",
         "parse_errors",
+        "passing",
         "pending",
         "received_bytes",
         "received_messages",
         "requests",
         "sender",
-        "stream_full_at",
+        "spent",
         "transport",
         "turn",
         "wakeup",
         "warned_of",
     )
 
-    def __init__(self, id: str, transport: Transport, peer: Peer) -> None:
+    def __init__(
+        self, id: str, transport: Transport, peer: Peer, measures: Measures | None = None
+    ) -> None:
         super().__init__(id, peer)
         self.transport = transport
+        self.measures = measures or Measures()
+        self.passing = False
         self.identity: Identity | None = None
         self.sender = msgspec.Raw(b"null")
         self.agents: dict[str, Any] = {}
@@ -181,8 +191,7 @@ class Client(ClientState):
         self.opened_at = 0.0
         self.heard_at = 0.0
         self.warned_of: int | None = None
-        self.full_at = 0.0
-        self.stream_full_at = 0.0
+        self.spent = Spent()
         self.parse_errors: deque[float] | None = None
         self.received_messages = 0
         self.received_bytes = 0
@@ -257,14 +266,19 @@ class Client(ClientState):
 
     def send(self, message: GatewayMessage) -> None:
         """Send a message of the gateway's own; dropped if the client is gone."""
-        self.transport.write(encode(message))
+        self.write(encode(message))
+
+    def write(self, frame: bytes) -> None:
+        """Send an encoded message; dropped if the client is gone."""
+        self.measures.wrote(frame)
+        self.transport.write(frame)
 
     def reply(self, message: GatewayMessage) -> None:
         """Send an answer, behind the answers that still wait for the log."""
         if self.pending and self.feed is not None:
             self.feed.private(self, encode(message))
         else:
-            self.transport.write(encode(message))
+            self.write(encode(message))
 
 
 class Clients:
@@ -298,8 +312,12 @@ class Clients:
         return (c for c in reversed(self._by_id.values()) if c.phase is Phase.READY)
 
     def ready(self) -> list[Client]:
-        """Return the clients that are signed in."""
-        return [c for c in self._by_id.values() if c.phase is Phase.READY]
+        """Return the clients that are signed in and stay."""
+        return [c for c in self._by_id.values() if c.phase is Phase.READY and not c.passing]
+
+    def staying(self) -> list[Client]:
+        """Return the clients that are not here for one request only, the oldest first."""
+        return [c for c in self._by_id.values() if not c.passing]
 
     def changed(self) -> None:
         """Note that the public state has changed."""

@@ -19,6 +19,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -38,6 +39,7 @@ from trunkline.history import (
     Position,
     StorageFull,
 )
+from trunkline.measures import Measures
 from trunkline.messages import encode, error_message
 from trunkline.transport import Batch
 
@@ -247,6 +249,7 @@ class Pump:
         clock: Seconds, from any start.
         failpoint: Called with ``before-append``, ``after-append`` and
             ``before-deliver`` when a turn gets there; for tests that kill the process.
+        measures: Counts what goes by.
     """
 
     def __init__(
@@ -254,8 +257,10 @@ class Pump:
         history: History,
         clock: Callable[[], float],
         failpoint: Callable[[str], None] | None = None,
+        measures: Measures | None = None,
     ) -> None:
         self.history = history
+        self._measures = measures or Measures()
         self._clock = clock
         self._failpoint = failpoint
         self._turns: deque[Turn] = deque()
@@ -320,16 +325,17 @@ class Pump:
         appends = [p.append() for p in prepared if p.entries]
         outcomes: dict[str, Outcome] = {}
         if appends:
-            outcomes = dict(
-                zip((a.session for a in appends), await self._append(appends), strict=True)
-            )
+            begun = perf_counter()
+            found = await self._append(appends)
+            self._measures.appends.observe(perf_counter() - begun)
+            outcomes = dict(zip((a.session for a in appends), found, strict=True))
         for p in prepared:
             outcome = outcomes.get(p.feed.session_id)
             await self._look_up(p, outcome)
             if self._failpoint is not None:
                 self._failpoint("before-deliver")
             try:
-                self.deliveries += p.deliver(outcome, self._clock())
+                self.deliveries += p.deliver(outcome, self._clock(), self._measures)
             except Exception:
                 log.exception("delivery failed", session=p.feed.session_id)
 
@@ -436,7 +442,7 @@ class _Prepared:
             for stored in await history.read(self.feed.session_id, seq - 1, 1, 1):
                 self._bodies[stored.seq] = stored.body
 
-    def deliver(self, outcome: Outcome | None, now: float) -> int:
+    def deliver(self, outcome: Outcome | None, now: float, measures: Measures) -> int:
         """
         Take the outcome in, then write; returns the number of deliveries.
 
@@ -459,10 +465,10 @@ class _Prepared:
             elif isinstance(item, Ephemeral):
                 outs.append(item.out())
             elif isinstance(item, Call):
-                count += _write(self.feed, outs, now)
+                count += _write(self.feed, outs, now, measures)
                 outs = []
                 _run_call(item)
-        return count + _write(self.feed, outs, now)
+        return count + _write(self.feed, outs, now, measures)
 
     def _publish(self, item: Publish, failure: GatewayError | None) -> Out:
         refused = self._refused.get(item)
@@ -501,13 +507,13 @@ def storage_error(outcome: Outcome | None) -> GatewayError:
     return GatewayError(ErrorCode.OVERLOADED, "the log cannot be written", retry_after=1.0)
 
 
-def _write(feed: Feed, outs: Sequence[Out], now: float) -> int:
+def _write(feed: Feed, outs: Sequence[Out], now: float, measures: Measures) -> int:
     """Write what a stretch of the queue produced: joined once, one write for each member."""
     if not outs:
         return 0
     frames = [out.frame for out in outs if out.frame is not None]
     special = {out.client for out in outs if out.client is not None}
-    count = 0
+    count = whole = 0
     if frames:
         feed.quiet_since = now
         shared = Batch(frames)
@@ -519,16 +525,27 @@ def _write(feed: Feed, outs: Sequence[Out], now: float) -> int:
                 if kept is None:
                     kept = Batch([o.frame for o in outs if o.frame is not None and not o.droppable])
                 member.transport.write_batch(kept)
+                _count(kept.messages, 1, measures)
+                measures.spared += len(frames) - len(kept.messages)
                 count += len(kept.messages)
             else:
                 member.transport.write_batch(shared)
-                count += len(frames)
+                whole += 1
+        _count(frames, whole, measures)
+        count += whole * len(frames)
     for client in special:
         mine = _copy_for(client, outs, member=client in feed.members)
         if mine:
             client.transport.write_batch(Batch(mine))
+            _count(mine, 1, measures)
             count += len(mine)
     return count
+
+
+def _count(frames: Sequence[bytes], copies: int, measures: Measures) -> None:
+    if copies:
+        for frame in frames:
+            measures.wrote(frame, copies)
 
 
 def _copy_for(client: Client, outs: Sequence[Out], *, member: bool) -> list[bytes]:

@@ -119,7 +119,7 @@ class Greeting:
             f'{{"type":"pong","id":"{new_id()}","payload":'
             f'{{"clientId":"{client.id}"}},"timestamp":{now_ms()},"replyTo":"{message.id}"}}'
         )
-        client.transport.write(pong.encode())
+        client.write(pong.encode())
 
     def _on_health(self, client: Client, message: GatewayMessage) -> HealthReport:
         return HealthReport(status=self._status(), checked_at=now_ms(), uptime=self._uptime_ms())

@@ -238,14 +238,16 @@ class Handlers:
     def _judge(self, client: Client, message: GatewayMessage) -> Handler | None:
         """Check sign-in, rate and right; None if nobody handles the type."""
         type = message.type
+        client.measures.received.add(type)
         if client.phase is not Phase.READY:
             self._before_sign_in(client, message)
         else:
             now = time.monotonic()
             if type in STREAM_TYPES:
-                client.stream_full_at = self._stream_rate.take(client.stream_full_at, now)
+                spent = client.spent
+                spent.stream_full_at = self._stream_rate.take(spent.stream_full_at, now)
             else:
-                client.full_at = self._rate.take(client.full_at, now)
+                self.spend(client, now)
         handler = self._table.get(type)
         if (
             handler is not None
@@ -254,6 +256,18 @@ class Handlers:
         ):
             raise GatewayError(ErrorCode.FORBIDDEN, f"{client.role} may not send {type}")
         return handler
+
+    def spend(self, client: Client, now: float) -> None:
+        """
+        Take one message from a client's rate.
+
+        Args:
+            now: The monotonic clock, in seconds.
+
+        Raises:
+            GatewayError: ``RATE_LIMITED``.
+        """
+        client.spent.full_at = self._rate.take(client.spent.full_at, now)
 
     def _before_sign_in(self, client: Client, message: GatewayMessage) -> None:
         client.received_messages += 1
@@ -382,6 +396,7 @@ class Handlers:
             error = storage_error(error)
         elif not isinstance(error, GatewayError):
             error = self._bug(client, message, error)
+        client.measures.errors.add(error.code)
         reply_to = message.id if message is not None else _readable_id(text)
         client.reply(error_message(error, reply_to))
 

@@ -47,6 +47,23 @@ class Rate:
         return full_at
 
 
+class Spent:
+    """
+    How much of its rates somebody has used up; one for each connection, or
+    shared by what belongs together.
+
+    Attributes:
+        full_at: The state of the rate of messages; see `Rate`.
+        stream_full_at: The same for streamed ones.
+    """
+
+    __slots__ = ("full_at", "stream_full_at")
+
+    def __init__(self) -> None:
+        self.full_at = 0.0
+        self.stream_full_at = 0.0
+
+
 class _Failures(msgspec.Struct):
     since: float
     failed: int = 0

@@ -133,6 +133,8 @@ class Replay:
         self._client.transport.close(code, close_reason(code, text))
 
     def _write(self, page: Sequence[Stored]) -> None:
+        for stored in page:
+            self._client.measures.wrote(stored.body)
         self._client.transport.write_batch(Batch([stored.body for stored in page]))
         self._after = page[-1].seq
 

@@ -67,6 +67,7 @@ class Request:
         agent: Who was asked last; None while it waits for the first.
         pool: Where it waits; None while an agent is at it.
         chain: The agents that it has passed through.
+        asked_at: When it came, by the loop's clock, in seconds.
         ends_at: The deadline by the loop's clock, in seconds.
         answered: Whether the asker has got a piece of an answer.
     """
@@ -74,6 +75,7 @@ class Request:
     __slots__ = (
         "agent",
         "answered",
+        "asked_at",
         "asker",
         "chain",
         "ends_at",
@@ -98,7 +100,8 @@ class Request:
         self.pool: Pool[Request] | None = None
         self.parent: Request | OpenRun | None = None
         self.chain: tuple[str, ...] = ()
-        self.ends_at = asyncio.get_running_loop().time() + payload.timeout_ms / 1000
+        self.asked_at = asyncio.get_running_loop().time()
+        self.ends_at = self.asked_at + payload.timeout_ms / 1000
         self.answered = False
         self.timer: asyncio.TimerHandle | None = None
 
@@ -160,6 +163,10 @@ class Router:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def open_requests(self) -> list[Request]:
+        """Return the open requests, the oldest first."""
+        return list(self._open.values())
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
@@ -250,7 +257,8 @@ class Router:
         request.agent = agent
         agent.requests[request.id] = request
         self._pools.moved(agent)
-        client.transport.write(_delivery(request))
+        client.measures.waits.observe(asyncio.get_running_loop().time() - request.asked_at)
+        client.write(_delivery(request))
 
     def _agent_arrived(self, agent: RegisteredAgent) -> None:
         # Behind the answer to its registration, which is sent in this turn of the loop.
@@ -307,7 +315,7 @@ class Router:
             )
         )
         request.answered = True
-        request.asker.transport.write(frame)
+        request.asker.write(frame)
         if payload.done:
             self._close(request, "ok" if payload.ok else "failed")
 
@@ -451,7 +459,7 @@ class Router:
         frame = encode(relayed)
         targets = [c for c in self._clients.ready() if c is not client and client.covers(c)]
         for target in targets:
-            target.transport.write(frame)
+            target.write(frame)
         return Ack(delivered=len(targets))
 
     def _to_session(

@@ -345,7 +345,7 @@ class Runs:
     def _catch_up(self, session: Session, client: Client) -> None:
         for run in session.runs.values():
             if run.index >= 0:
-                client.transport.write(_text_so_far(session, run))
+                client.write(_text_so_far(session, run))
 
     def drained(self, client: Client) -> None:
         """Give a reader that lagged the text so far of every open run."""

@@ -20,6 +20,7 @@ from trunkline.access import Access
 from trunkline.agents import AgentRegistry
 from trunkline.approvals import Approvals
 from trunkline.assignments import Assignments
+from trunkline.audit import Audit
 from trunkline.auth import LOCAL, Authenticator, Credential, Door, Granted, SharedSecret
 from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Clients, Identity, Peer, Phase
@@ -40,6 +41,7 @@ from trunkline.handlers import HandlerFunction, Handlers, close_with
 from trunkline.history import History
 from trunkline.history.memory import MemoryHistory
 from trunkline.ids import id_counter
+from trunkline.measures import Measures
 from trunkline.messages import (
     GatewayMessage,
     Role,
@@ -112,7 +114,8 @@ class GatewayServer:
         self.records = records or MemoryRecords()
         self.handlers = Handlers(self.config.limits, self.events)
         self._clock = clock
-        self._pump = Pump(self.history, clock, failpoint)
+        self.measures = Measures()
+        self._pump = Pump(self.history, clock, failpoint, self.measures)
         self._next_client_id = id_counter("c_")
         self._started_at: float | None = None
         self._draining = False
@@ -168,6 +171,7 @@ class GatewayServer:
             self.greeting.hello,
             events,
         )
+        self.audit: Audit | None = None
         self.pairing: Pairing | None = None
         self.codes: SignInCodes | None = None
         if config.auth.required:
@@ -279,7 +283,12 @@ class GatewayServer:
     # The transport's side
 
     def on_connect(
-        self, transport: Transport, peer: Peer | None = None, identity: Identity | None = None
+        self,
+        transport: Transport,
+        peer: Peer | None = None,
+        identity: Identity | None = None,
+        *,
+        passing: bool = False,
     ) -> Client:
         """
         Take a new connection in.
@@ -288,21 +297,25 @@ class GatewayServer:
             transport: The pipe to the peer.
             peer: Where it comes from.
             identity: Who it is, if its credential has been judged already.
+            passing: Whether it is here for one request only; see `Client`.
         """
-        client = Client(self._next_client_id(), transport, peer or Peer())
+        client = Client(self._next_client_id(), transport, peer or Peer(), self.measures)
+        client.passing = passing
         client.opened_at = client.heard_at = self._clock()
         client.refresh_sender()
         self.clients.add(client)
         if identity is None and not self.config.auth.required:
             identity = LOCAL
-        self.events.emit("client:connect", client)
+        if not passing:
+            self.events.emit("client:connect", client)
         if identity is not None:
             try:
                 self.door.admit(client, identity)
             except Disconnect as error:
                 client.transport.close(error.code, error.reason)
                 return client
-        self.greeting.welcome(client)
+        if not passing:
+            self.greeting.welcome(client)
         return client
 
     def on_message(self, client: Client, text: str) -> None:
@@ -325,7 +338,9 @@ class GatewayServer:
         self.agents.disconnected(client)
         self.sessions.disconnected(client)
         self.on_drained(client)
-        self.events.emit("client:disconnect", client)
+        if not client.passing:
+            self.measures.closes.add(str(int(code)))
+            self.events.emit("client:disconnect", client)
 
     def _ended(self, client: Client, code: int, reason: str) -> None:
         self.on_disconnect(client, code, reason)
@@ -365,7 +380,7 @@ class GatewayServer:
         frame = encode(message)
         targets = [c for c in self.clients.ready() if filter is None or filter(c)]
         for client in targets:
-            client.transport.write(frame)
+            client.write(frame)
         return len(targets)
 
     def broadcast_to_session(
@@ -418,12 +433,13 @@ class GatewayServer:
         await self.records.open()
         await self.sessions.load()
         self._pump.start()
-        loop = asyncio.get_running_loop()
-        self._chores = [
-            loop.create_task(self._tick_forever()),
-            loop.create_task(self.access.watch()),
-            loop.create_task(self.runs.recover()),
-        ]
+        work = (
+            self._tick_forever(),
+            self.access.watch(),
+            self.runs.recover(),
+            self.measures.lag.watch(),
+        )
+        self._chores = [asyncio.create_task(chore) for chore in work]
         self.events.emit("started")
 
     async def drain(self, timeout: float | None = None) -> None:
@@ -438,8 +454,7 @@ class GatewayServer:
         Args:
             timeout: Seconds that it may take; absent: ``drain_timeout``.
         """
-        if timeout is None:
-            timeout = self.config.drain_timeout
+        timeout = self.config.drain_timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
         self._draining = self.runs.closing = self.router.closing = True
         await self._send_away([c for c in self.clients if not self._at_work(c)], timeout / 2)
@@ -556,7 +571,7 @@ class GatewayServer:
         """Return what goes on: clients, sessions, agents, requests, deliveries, refusals."""
         return {
             "uptime": self.uptime,
-            "clients": len(self.clients),
+            "clients": len(self.clients.staying()),
             "authenticated": len(self.clients.ready()),
             "sessions": len(self.sessions.get_all_sessions()),
             "agents": self.agents.get_stats(),

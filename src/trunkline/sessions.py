@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -143,6 +144,8 @@ class SessionManager:
         """Called when a session comes to life, before anyone is in it."""
         self.went_live: list[Callable[[Session, Client], None]] = []
         """Called in the step in which a member begins to get live frames."""
+        self.recoveries = Counter[str]()
+        """How joins continued: ``fresh``, ``resumed`` or ``reset``."""
         self.patched: list[Callable[[Session], None]] = []
         """Called after a session's settings have changed."""
 
@@ -336,8 +339,9 @@ class SessionManager:
         client.sessions[session.id] = session.feed
         if client.agents:
             session.agent_clients[client] = None
-        self.clients.changed()
-        self.events.emit("session:join", session, client)
+        if not client.passing:
+            self.clients.changed()
+            self.events.emit("session:join", session, client)
 
     def attach(self, session: Session, client: Client, after: int) -> None:
         """Begin to deliver a session to a member: what follows `after`, then live."""
@@ -379,8 +383,9 @@ class SessionManager:
         client.sessions.pop(session_id, None)
         if session.deserted:
             session.empty_since = self._clock()
-        self.clients.changed()
-        self.events.emit("session:leave", session, client)
+        if not client.passing:
+            self.clients.changed()
+            self.events.emit("session:leave", session, client)
         return True
 
     def get_clients(self, session_id: str) -> list[str]:
@@ -480,6 +485,8 @@ class SessionManager:
         again = client in session.members and since is None
         feed = session.feed
         recovery, reason, after = find_start(feed, since, 0 if again else tail)
+        if not client.passing:
+            self.recoveries[recovery] += 1
         if not again:
             self._stop_delivery(session, client)
             self.enter(session, client)
