@@ -2,8 +2,8 @@
 Keep the reference true: ``python tools/docs.py`` rewrites it, ``--check`` compares.
 
 Pages are written by hand; what the code knows better stands in them between
-``<!-- generated: NAME -->`` and ``<!-- end -->``. JSON Schema and AsyncAPI are
-generated as a whole.
+``<!-- generated: NAME -->`` and ``<!-- end -->``. JSON Schema, AsyncAPI and
+OpenAPI are generated as a whole.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from docs_blocks import BLOCKS
-from docs_schemas import asyncapi, json_schema
+from docs_schemas import asyncapi, http_api, json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -40,6 +40,7 @@ def current() -> dict[Path, str]:
     for name, content in (
         ("protocol.schema.json", json_schema()),
         ("asyncapi.json", asyncapi()),
+        ("openapi.json", http_api()),
     ):
         files[REFERENCE / name] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     return files

@@ -20,7 +20,7 @@ from trunkline.errors import RECONNECT, RETRYABLE, CloseCode, ErrorCode
 from trunkline.events import EVENTS
 from trunkline.messages import GatewayMessage, Sender
 from trunkline.payloads import MESSAGE_TYPES, PAYLOADS, Payload
-from trunkline.rights import RIGHTS, ROLES
+from trunkline.rights import HTTP_RIGHTS, RIGHTS, ROLES, Right
 from trunkline.server import GatewayServer
 from trunkline.settings import CLIENT_VARIABLES, Setting, settings_table
 
@@ -138,12 +138,21 @@ def close_codes() -> str:
 
 def rights() -> str:
     """Return the table of rights."""
+    return _rights("type", RIGHTS)
+
+
+def http_rights() -> str:
+    """Return the rights of what only HTTP and the command line can ask."""
+    return _rights("what", HTTP_RIGHTS)
+
+
+def _rights(head: str, known: dict[str, Right]) -> str:
     roles = ("anonymous", *reversed(ROLES))
     rows = [
-        (f"`{type}`", *(getattr(right, role) or "" for role in roles))
-        for type, right in RIGHTS.items()
+        (f"`{name}`", *(getattr(right, role) or "" for role in roles))
+        for name, right in known.items()
     ]
-    return table(("type", *roles), rows)
+    return table((head, *roles), rows)
 
 
 def events() -> str:
@@ -280,6 +289,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "error-codes": error_codes,
     "close-codes": close_codes,
     "rights": rights,
+    "http-rights": http_rights,
     "events": events,
     "lifecycle": lifecycle,
     "settings": settings,

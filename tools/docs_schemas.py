@@ -1,4 +1,4 @@
-"""The machine-readable reference: JSON Schema and AsyncAPI, made from the payload classes."""
+"""The machine-readable reference: JSON Schema, AsyncAPI and OpenAPI, made from the code."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 from docs_source import attribute_docs, markdown, reachable, summary
 
-from trunkline.config import DEFAULT_WS_CONFIG
+from trunkline.config import DEFAULT_WS_CONFIG, AuthConfig, WebSocketTransportConfig
+from trunkline.http.openapi import openapi, without_raw
 from trunkline.ids import ID_PATTERN, TYPE_PATTERN
 from trunkline.messages import PROTOCOL_VERSION, SUBPROTOCOL, GatewayMessage
 from trunkline.payloads import CLIENT_PAYLOADS, GATEWAY_PAYLOADS, PAYLOADS, Payload
+from trunkline.transports.websocket import WebSocketGateway
 
 JsonObject = dict[str, Any]
 
@@ -62,7 +64,7 @@ def components(reference: str) -> JsonObject:
         reference: How they point at each other, with ``{name}`` in it.
     """
     roots: list[type[msgspec.Struct]] = [GatewayMessage, *PAYLOADS]
-    _, found = msgspec.json.schema_components(map(_without_raw, roots), ref_template=reference)
+    _, found = msgspec.json.schema_components(map(without_raw, roots), ref_template=reference)
     structs = {kind.__name__: kind for kind in reachable(*roots)}
     for name, schema in found.items():
         _describe(schema, structs[name])
@@ -80,22 +82,6 @@ def _string(schema: JsonObject) -> JsonObject:
     return next(choice for choice in choices if choice["type"] == "string")
 
 
-def _without_raw(kind: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """Return a struct like `kind`; msgspec makes no schema of a default that is `Raw`."""
-    fields = msgspec.structs.fields(kind)
-    if not any(isinstance(field.default, msgspec.Raw) for field in fields):
-        return kind
-    described: list[tuple[str, Any, Any]] = []
-    for field in fields:
-        options: JsonObject = {"name": field.encode_name}
-        if isinstance(field.default, msgspec.Raw):
-            options["default"] = None
-        elif not field.required:
-            options |= {"default": field.default, "default_factory": field.default_factory}
-        described.append((field.name, field.type, msgspec.field(**options)))
-    return msgspec.defstruct(kind.__name__, described, kw_only=True)
-
-
 def _describe(schema: JsonObject, kind: type[msgspec.Struct]) -> None:
     schema["description"] = summary(kind)
     docs = attribute_docs(kind)
@@ -105,6 +91,12 @@ def _describe(schema: JsonObject, kind: type[msgspec.Struct]) -> None:
             described["description"] = docs[field.name]
         if isinstance(field.default, msgspec.Raw):
             del described["default"]
+
+
+def http_api() -> JsonObject:
+    """Return the OpenAPI document of the HTTP API."""
+    gateway = WebSocketGateway(WebSocketTransportConfig(auth=AuthConfig(mode="none")))
+    return openapi(gateway.api.table)
 
 
 def asyncapi() -> JsonObject:

@@ -168,6 +168,17 @@ class HistoryConfig(Group, frozen=True, kw_only=True):
     """Bytes kept of one session."""
 
 
+class MetricsConfig(Group, frozen=True, kw_only=True):
+    """Numbers for Prometheus. On the gateway's own port they need the scope ``metrics``."""
+
+    enabled: bool = False
+    """Whether they are also served on a port of their own, without sign-in."""
+    host: str = "127.0.0.1"
+    """The address of that port; only this machine's."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 18790
+    """The TCP port; 0 takes any free one."""
+
+
 class LogConfig(Group, frozen=True, kw_only=True):
     """What the gateway tells its operator."""
 
@@ -198,6 +209,7 @@ class GatewayConfig(Group, frozen=True, kw_only=True):
     sessions: SessionsConfig = SessionsConfig()
     history: HistoryConfig = HistoryConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
     audit: AuditConfig = AuditConfig()
     data_dir: str | None = None
     """Folder of the gateway's files; absent: ``$XDG_STATE_HOME/trunkline`` or its default."""
@@ -325,6 +337,11 @@ def check_config(config: GatewayConfig) -> GatewayConfig:
         _check_tailscale(config)
         if (config.tls.cert is None) != (config.tls.key is None):
             raise ConfigError("tls.cert and tls.key belong together: set both or neither")
+    if not is_loopback_address(config.metrics.host):
+        raise ConfigError(
+            "metrics.host must be an address of this machine only: from elsewhere ask /metrics on "
+            "the gateway's own port, with a token that has the scope metrics"
+        )
     if config.history.durability == "disk" and config.history.store == "memory":
         raise ConfigError('history.durability = "disk" needs history.store = "sqlite"')
     return config

@@ -25,6 +25,7 @@ SCOPES: tuple[str, ...] = (
     "credential:admin",
     "config:admin",
     "approve",
+    "metrics",
 )
 """Rights beyond the roles; ``admin`` is all of them."""
 
@@ -47,13 +48,18 @@ Condition = Literal[
     "agent:admin",
     "session:admin",
     "declared",
+    "credential:admin",
+    "metrics",
+    "loopback",
 ]
 """
 Under which condition a role may send a type.
 
 ``own``: in a session one is in, or an agent or request of this connection;
 ``seen``: the answer is filtered to what one may see; ``owner``: the session's;
-``asker``: who opened the run, or the session's owner.
+``asker``: who opened the run, or the session's owner; ``loopback``: from this
+machine, without a proxy between. The words with a colon, ``approve`` and
+``metrics`` are scopes.
 """
 
 
@@ -134,6 +140,21 @@ RIGHTS: dict[str, Right] = {
     "broadcast": Right(control="always"),
 }
 """Every type that a client may send. ``session_patch:admin`` stands for the guarded patch keys."""
+
+_CREDENTIALS = Right(control="credential:admin")
+
+HTTP_RIGHTS: dict[str, Right] = {
+    "stats": Right(control="always"),
+    "clients": Right(control="always"),
+    "kick": Right(control="always"),
+    "requests": Right(control="always"),
+    "audit": _CREDENTIALS,
+    "tokens": _CREDENTIALS,
+    "pairing": _CREDENTIALS,
+    "code": _all("loopback"),
+    "metrics": _all("metrics"),
+}
+"""What only HTTP and the command line can ask; everything else there follows `RIGHTS`."""
 
 ADMIN_PATCH_KEYS: frozenset[str] = frozenset({"model", "send_policy", "elevated"})
 """Keys of a patch that need ``session:admin``."""

@@ -183,6 +183,7 @@ async def running(
 
 def keep_audit(gateway: WebSocketGateway, audit: Audit) -> None:
     """Write down what the gateway's features tell of, and its start and stop."""
+    gateway.audit = audit
     gateway.on("audit", audit.append)
     number = {"version": version("trunkline")}
     gateway.on("started", lambda: audit.append(AuditEntry(action="gateway.start", detail=number)))

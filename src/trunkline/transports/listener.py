@@ -13,6 +13,7 @@ import asyncio
 import base64
 import hashlib
 import logging
+import socket
 import ssl as tls
 from collections.abc import Callable
 from http import HTTPStatus
@@ -40,6 +41,9 @@ from trunkline.transports.linger import linger
 from trunkline.transports.receiver import ConnectionOptions, Receiver
 
 log = logging.getLogger(__name__)
+
+STALLED = 30.0
+"""Seconds for which a reader of an HTTP answer may take nothing, before its connection is cut."""
 
 Peer = tuple[Any, ...]
 """A socket's address, as Python spells it: host and port first."""
@@ -204,7 +208,7 @@ class Listener:
     @property
     def addresses(self) -> list[Peer]:
         """The addresses that are listened on."""
-        return [socket.getsockname() for socket in self._server.sockets]
+        return [listening.getsockname() for listening in self._server.sockets]
 
     @property
     def port(self) -> int:
@@ -383,7 +387,13 @@ class _Http:
         self.state = ServerState()
 
     def take(self, transport: asyncio.Transport, data: bytes, lost: Callable[[], None]) -> None:
-        protocol = _OneAnswer(self._config, self.state, lost)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # A reader that is gone without a word, or never reads, is not waited for.
+            milliseconds = round(STALLED * 1000)
+            transport.get_extra_info("socket").setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds
+            )
+        protocol = _OneAnswer(self._config, self.state, lost, transport.abort)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data)
@@ -401,10 +411,16 @@ class _Http:
 
 
 class _OneAnswer(HttpToolsProtocol):
-    """One request and its answer."""
+    """One request and its answer; the application may cut it by ``abort`` of its state."""
 
-    def __init__(self, config: Config, state: ServerState, lost: Callable[[], None]) -> None:
-        super().__init__(config, state, {})
+    def __init__(
+        self,
+        config: Config,
+        state: ServerState,
+        lost: Callable[[], None],
+        abort: Callable[[], None],
+    ) -> None:
+        super().__init__(config, state, {"abort": abort})
         self._lost = lost
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from starlette.requests import HTTPConnection
 
 from trunkline.auth import RETRY_QUOTA, Authenticator, Credential
 from trunkline.authdb import AuthDatabase
@@ -28,6 +29,7 @@ from trunkline.errors import (
 )
 from trunkline.handlers import close_with
 from trunkline.history import History
+from trunkline.http.api import SAFE_METHODS, Api
 from trunkline.http.app import create_app
 from trunkline.limits import Budget
 from trunkline.messages import error_message
@@ -44,8 +46,6 @@ from trunkline.transports.listener import (
     Refusal,
     make_ssl_context,
 )
-
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 log = structlog.get_logger(__name__)
 
@@ -231,9 +231,12 @@ class WebSocketGateway(GatewayServer):
         self._strangers = Budget(limits.pre_auth_connections, limits.pre_auth_per_address)
         self._soft_limit = limits.max_message_size
         self._listener: Listener | None = None
+        self._metrics: Listener | None = None
         self._visitors: dict[str, _Visitor] = {}
         self._heart: asyncio.Task[None] | None = None
         self._proofs: set[asyncio.Task[None]] = set()
+        self.api = Api(self, self)
+        """The HTTP API."""
         self.on("client:auth", self._signed_in)
         if self.pairing is not None:
             self.pairing.waits_now.append(self._waits)
@@ -260,18 +263,51 @@ class WebSocketGateway(GatewayServer):
                 self.get_bind_address(),
                 self.config.port,
                 on_head=self._on_head,
-                http_app=create_app(ready=lambda: self.ready),
+                http_app=create_app(ready=lambda: self.ready, routes=self.api.routes()),
                 options=self._connection_options(),
                 listening=ListenerOptions(path=self.config.path),
                 guard=self._guard,
                 ssl=context,
                 on_error=self._listener_failed,
             )
+            self._metrics = await self._serve_metrics()
         except BaseException:
+            if self._listener is not None:
+                listener, self._listener = self._listener, None
+                await listener.stop()
             await super().stop()
             raise
         self._hosts = self._host_policy(self._listener.port)
         self._heart = asyncio.get_running_loop().create_task(self._beat_forever())
+
+    async def _serve_metrics(self) -> Listener | None:
+        """Serve the metrics on a port of their own, if that is wanted."""
+        wanted = self.config.metrics
+        if not wanted.enabled:
+            return None
+
+        def guard(head: RequestHead, address: Any, local: Any, tls: bool) -> Refusal | None:
+            # A page that was rebound to this machine gives its own name as the Host.
+            try:
+                names = HostPolicy(wanted.host, local[1])
+                names.check([*head.all(b"host")], local_address=local[0])
+            except Refused as refused:
+                return Refusal(refused.status, refused.reason)
+            return None
+
+        return await Listener.start(
+            wanted.host,
+            wanted.port,
+            on_head=lambda *_: None,
+            http_app=create_app(ready=lambda: self.ready, routes=self.api.metrics_routes()),
+            guard=guard,
+            on_error=self._listener_failed,
+        )
+
+    @property
+    def metrics_port(self) -> int | None:
+        """The port of the metrics; None where they have none."""
+        return self._metrics.port if self._metrics is not None else None
 
     def _connection_options(self) -> ConnectionOptions:
         config = self.config
@@ -292,7 +328,11 @@ class WebSocketGateway(GatewayServer):
         if self._heart is not None:
             self._heart.cancel()
             await asyncio.wait([self._heart])
+        metrics, self._metrics = self._metrics, None
+        if metrics is not None:
+            await metrics.stop()
         await super().stop()
+        await self.api.stop()
         await listener.stop()
 
     @property
@@ -348,7 +388,7 @@ class WebSocketGateway(GatewayServer):
         if len(self._visitors) >= self.config.limits.max_connections:
             return Refusal(503, "the gateway has no room", (("Retry-After", "5"),))
         told = self._proxies.attribute(address[0], head.headers)
-        peer = Peer(told.client_ip, told.key, told.local)
+        peer = _peer(told)
         proof: Identity | Awaitable[Identity] | None = None
         bearer = head.get(b"authorization")
         if bearer is not None and self.config.auth.required:
@@ -363,6 +403,11 @@ class WebSocketGateway(GatewayServer):
         if stranger and not self._strangers.take(peer.key):
             return Refusal(503, "too many wait for sign-in", (("Retry-After", "5"),))
         return _Visitor(self, peer, proof, stranger=stranger)
+
+    def peer_of(self, request: HTTPConnection) -> Peer:
+        """Return where a plain request comes from; its head was judged by `_guard`."""
+        address = request.client.host if request.client is not None else ""
+        return _peer(self._proxies.attribute(address, request.headers.raw))
 
     def _judge_bearer(self, header: bytes, peer: Peer) -> Identity | Awaitable[Identity]:
         scheme, _, token = header.decode("latin-1").partition(" ")
@@ -500,6 +545,10 @@ class WebSocketGateway(GatewayServer):
             "buffered_bytes": sum(c.transport.buffered() for c in self.clients),
             "address": self.address,
         }
+
+
+def _peer(told: Attribution) -> Peer:
+    return Peer(told.client_ip, told.key, told.local)
 
 
 def _unauthorized(error: GatewayError) -> Refusal:
