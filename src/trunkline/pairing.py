@@ -296,8 +296,9 @@ class Pairing:
 
         Raises:
             LookupError: No such device is paired.
+            GatewayError: ``FORBIDDEN``: it has more than is `by`'s own.
         """
-        device = self.devices.rotate(device_id, by.user_id)
+        device = self.devices.rotate(device_id, by)
         self._audit("device.rotate", device, by, address)
         self.refresh()
         return device
@@ -308,8 +309,9 @@ class Pairing:
 
         Raises:
             LookupError: No such device is paired.
+            GatewayError: ``FORBIDDEN``: it has more than is `by`'s own.
         """
-        device = self.devices.revoke(device_id, by.user_id)
+        device = self.devices.revoke(device_id, by)
         self._audit("device.revoke", device, by, address)
         self.refresh()
         return device
