@@ -34,6 +34,7 @@ check: setup
 	MYPYPATH=tools $(BIN)/mypy tools examples
 	$(BIN)/lint-imports
 	$(BIN)/python tools/docs.py --check
+	$(BIN)/python tools/audit.py
 
 docs: setup
 	$(BIN)/python tools/docs.py
