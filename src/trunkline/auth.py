@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 
 from trunkline.clients import Client, Identity, Peer, Phase
-from trunkline.config import AuthConfig
+from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.errors import CloseCode, Disconnect, ErrorCode, GatewayError
 from trunkline.events import Events
 from trunkline.handlers import Handlers
@@ -114,6 +114,11 @@ class Door:
         self._lockout = Lockout(config.max_failures, config.failure_window, config.lockout)
         self.failures = 0
         """Wrong credentials so far."""
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = auth = config.auth
+        self._lockout.reconfigure(auth.max_failures, auth.failure_window, auth.lockout)
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""

@@ -157,6 +157,20 @@ class GatewayServer:
         events.on("agent:registered", self._agent_changed)
         events.on("agent:unregistered", self._agent_changed)
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """
+        Go by another configuration, as far as it can change while the gateway runs.
+
+        Raises:
+            ConfigError: It is unsafe or contradicts itself; nothing has changed.
+        """
+        self.config = check_config(config)
+        for part in (
+            *(self.handlers, self.sessions, self._session_handlers, self.agents),
+            *(self.runs, self.router, self.door),
+        ):
+            part.reconfigure(config)
+
     def setup_default_handlers(self) -> None:
         """Add the handlers of all built-in message types."""
         handlers = self.handlers
