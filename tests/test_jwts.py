@@ -26,11 +26,12 @@ from tokens import (
     word,
 )
 
-from trunkline.auth import ALL_SCOPES, Credential
+from trunkline.auth import Credential
 from trunkline.clients import Identity
 from trunkline.config import JwtConfig, JwtKeyConfig
 from trunkline.errors import ConfigError
 from trunkline.jwts import LEEWAY, MAX_TOKEN, JwtVerifier
+from trunkline.rights import ALL_SCOPES
 
 NOW = 1_800_000_000
 ALGORITHMS = (

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from trunkline.errors import ConfigError
 from trunkline.messages import Role
+from trunkline.patterns import valid_pattern
 
 Seconds = Annotated[float, Meta(ge=0)]
 Bytes = Annotated[int, Meta(ge=1)]
@@ -170,6 +171,8 @@ class LimitsConfig(Group, frozen=True, kw_only=True):
     """Connections of one address that have not signed in yet."""
     max_connections: Count = 10_000
     """Connections."""
+    connections_per_user: Count = 1_000
+    """Connections of one user; the owner and the local user have no limit."""
     max_depth: Annotated[int, Meta(ge=2, le=128)] = 32
     """Nested brackets in one message, the envelope's included."""
     max_parse_errors: Count = 10
@@ -406,6 +409,9 @@ def _check_jwt(auth: AuthConfig) -> None:
         raise ConfigError("auth.jwt needs both issuer and audience, and neither empty")
     if not jwt.keys and jwt.jwks_url is None:
         raise ConfigError("auth.jwt needs keys: set auth.jwt.jwks_url or [[auth.jwt.keys]]")
+    for name in ("default_sessions", "default_agents"):
+        if not all(map(valid_pattern, getattr(jwt, name))):
+            raise ConfigError(f"auth.jwt.{name} holds something that is no pattern of ids")
     if jwt.jwks_url is not None and not jwt.jwks_algorithms:
         raise ConfigError("auth.jwt.jwks_algorithms is empty, so no token could be right")
 

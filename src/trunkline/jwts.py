@@ -22,12 +22,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
 from jwt import PyJWS, PyJWTError
 
-from trunkline.auth import ALL_SCOPES, Credential
+from trunkline.auth import Credential
 from trunkline.clients import Identity
 from trunkline.config import JwtConfig, JwtKeyConfig, SignatureAlgorithm
 from trunkline.errors import ConfigError
 from trunkline.jwks import MAX_KID, KeySet, VerifyKey, algorithms_of
 from trunkline.messages import Role
+from trunkline.patterns import valid_pattern
+from trunkline.rights import ALL_SCOPES
+from trunkline.users import RESERVED
 
 MAX_TOKEN = 8 * 1024
 """Bytes of a token."""
@@ -41,7 +44,7 @@ MAX_TIME = 1e11
 MAX_PATTERNS = 64
 """Patterns of sessions, or of agents, in one token."""
 
-RESERVED_USERS = frozenset({"owner", "local", "gateway", "system", "anonymous"})
+RESERVED_USERS = RESERVED | {"system", "anonymous"}
 """Users that no token can stand for."""
 
 _HASH_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -52,16 +55,10 @@ _LEADS_ELSEWHERE = frozenset({"jku", "jwk", "x5u", "x5c", "crit", "b64", "zip"})
 
 _is_token = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII).fullmatch
 _is_user = re.compile(r"[A-Za-z0-9._:@|+-]{1,128}", re.ASCII).fullmatch
-_is_pattern = re.compile(r"[A-Za-z0-9._:*-]{1,128}", re.ASCII).fullmatch
 
 _jws = PyJWS(algorithms=sorted(_ALGORITHMS), options={"enforce_minimum_key_length": True})
 
 log = structlog.get_logger(__name__)
-
-
-def looks_like_jwt(token: str) -> bool:
-    """Whether a credential has the form of a token of this kind: three words of base64url."""
-    return _is_token(token) is not None
 
 
 class Refusal(Exception):
@@ -217,7 +214,7 @@ class JwtVerifier:
         words = self._words(claims, name)
         if words is None:
             return default
-        if len(words) > MAX_PATTERNS or not all(map(_is_pattern, words)):
+        if len(words) > MAX_PATTERNS or not all(map(valid_pattern, words)):
             raise Refusal(f"the claim {name} is no list of at most {MAX_PATTERNS} patterns of ids")
         return tuple(words)
 
@@ -254,7 +251,7 @@ def read_head(token: str) -> Head:
     Raises:
         Refusal: It is too long, not of the form, or asks for what is not done here.
     """
-    if len(token) > MAX_TOKEN or not looks_like_jwt(token):
+    if len(token) > MAX_TOKEN or not _is_token(token):
         raise Refusal("it is too long, or not three words of base64url")
     head = _read_object(_decode(token.partition(".")[0]))
     if not _LEADS_ELSEWHERE.isdisjoint(head):

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import structlog
 from msgspec.structs import replace
 
+from trunkline.authdb import AUTH_FILE, AuthDatabase
 from trunkline.config import (
     DEFAULT_WS_CONFIG,
     AuthConfig,
@@ -85,13 +86,26 @@ def make_stores(
     return history, SqliteRecords(history.database)
 
 
+def open_authdb(config: WebSocketTransportConfig) -> AuthDatabase:
+    """
+    Open the credentials and users in a configuration's data folder.
+
+    Raises:
+        ConfigError: The file is damaged, cannot be used, or others may read it.
+    """
+    return AuthDatabase(data_folder({}, config.data_dir) / AUTH_FILE)
+
+
 def make_gateway(
-    config: WebSocketTransportConfig, failpoint: Failpoint | None = None
+    config: WebSocketTransportConfig,
+    failpoint: Failpoint | None = None,
+    authdb: AuthDatabase | None = None,
 ) -> WebSocketGateway:
     """
     Make the gateway that a configuration describes, without starting it.
 
     Args:
+        authdb: Its credentials and users, see `open_authdb`.
         failpoint: Where a test wants the process to end, if anywhere.
 
     Raises:
@@ -104,7 +118,9 @@ def make_gateway(
             make_ssl_context(tls.cert, tls.key)
         except OSError as error:
             raise ConfigError(f"tls.cert and tls.key do not work: {error}") from None
-    return WebSocketGateway(config, history=history, records=records, failpoint=failpoint)
+    return WebSocketGateway(
+        config, history=history, records=records, authdb=authdb, failpoint=failpoint
+    )
 
 
 def check(config: WebSocketTransportConfig) -> WebSocketTransportConfig:
@@ -149,7 +165,9 @@ async def running(
         if config.bind == "tailscale":
             share = await prepare_share(config.tailscale)
             config = share.apply(config)
-        gateway = make_gateway(config, failpoint)
+        authdb = open_authdb(config)
+        stack.callback(authdb.close)
+        gateway = make_gateway(config, failpoint, authdb)
         stack.push_async_callback(gateway.stop)
         await gateway.start()
         if share is not None:
