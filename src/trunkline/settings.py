@@ -323,6 +323,13 @@ def _read_secret(path: Path, setting: str) -> str:
         raise ConfigError(f"cannot read {setting} {path}: {error}") from None
 
 
+def secrets_of(config: WebSocketTransportConfig) -> list[str]:
+    """Return the secrets that a configuration holds, so that no log line shows one."""
+    auth = config.auth
+    values = [auth.token, auth.password, *(key.secret for key in auth.jwt.keys)]
+    return [value for value in values if value]
+
+
 def _check_files(config: WebSocketTransportConfig) -> None:
     files = {
         "tls.cert": config.tls.cert,
