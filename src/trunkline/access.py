@@ -18,7 +18,7 @@ from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Clients, Identity
 from trunkline.credentials import ID_PREFIX, Change, Credentials
 from trunkline.errors import CloseCode
-from trunkline.events import AuditEntry, Events
+from trunkline.events import Events
 from trunkline.handlers import close_with
 from trunkline.ids import now_ms
 from trunkline.messages import create_message
@@ -129,7 +129,7 @@ class Access:
 
     def enforce(self) -> None:
         """Close every connection whose credential has ended."""
-        for client in self._clients.ready():
+        for client in self._clients:
             if client.identity is not None and not self.holds(client.identity):
                 self.end(client, "the credential has ended")
 
@@ -152,15 +152,8 @@ class Access:
     def _credential_changed(self, change: Change) -> None:
         if change.action != "create":
             self.enforce()
-        stored = change.credential
-        detail = {"name": stored.name, "user": stored.user_id}
-        action = f"{stored.kind}.{change.action}"
-        self._audit(AuditEntry(action=action, actor=change.by, target=stored.id, detail=detail))
+        self._events.emit("audit", change.entry())
 
     def _user_changed(self, change: UserChange) -> None:
         self.enforce()
-        entry = AuditEntry(action=f"user.{change.action}", actor=change.by, target=change.user_id)
-        self._audit(entry)
-
-    def _audit(self, entry: AuditEntry) -> None:
-        self._events.emit("audit", entry)
+        self._events.emit("audit", change.entry())

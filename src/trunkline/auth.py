@@ -22,7 +22,7 @@ from trunkline.clients import Client, Identity, Peer, Phase
 from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.credentials import PREFIX, Credentials, StoredCredential
 from trunkline.errors import CloseCode, Disconnect, ErrorCode, GatewayError
-from trunkline.events import Events
+from trunkline.events import AuditEntry, Events
 from trunkline.handlers import Handlers
 from trunkline.ids import now_ms
 from trunkline.limits import Lockout
@@ -246,7 +246,6 @@ class Door:
         """Wrong credentials so far."""
         self.over_quota = 0
         """Connections refused because their user had too many."""
-        events.on("client:disconnect", self._gone)
 
     def reconfigure(self, config: GatewayConfig) -> None:
         """Go by another configuration from now on."""
@@ -288,10 +287,16 @@ class Door:
         identity = as_identity(granted)
         if identity is None or not self.holds(identity):
             self.failures += 1
-            self._lockout.failed(peer.key, time.monotonic())
+            self._refused("auth.failed", peer)
+            if self._lockout.failed(peer.key, time.monotonic()):
+                self._refused("auth.locked", peer)
             raise GatewayError(ErrorCode.AUTH_FAILED, "the credential is wrong")
         self._lockout.take_back(peer.key)
         return identity
+
+    def _refused(self, action: str, peer: Peer) -> None:
+        entry = AuditEntry(action=action, outcome="refused", address=peer.address)
+        self._events.emit("audit", entry)
 
     def admit(self, client: Client, identity: Identity) -> None:
         """
@@ -320,6 +325,8 @@ class Door:
         client.advance("auth")
         client.refresh_sender()
         self._events.emit("client:auth", client)
+        if self._config.required:
+            self._events.emit("audit", client.did("auth.ok", client.id, role=role))
 
     def holds(self, identity: Identity) -> bool:
         """Whether an identity still stands: neither expired nor revoked."""
@@ -340,7 +347,8 @@ class Door:
             )
         self._connections.setdefault(identity.user_id, set()).add(client)
 
-    def _gone(self, client: Client) -> None:
+    def disconnected(self, client: Client) -> None:
+        """Note that a connection is gone."""
         mates = self._connections.get(client.user_id)
         if mates is not None:
             mates.discard(client)
@@ -418,6 +426,7 @@ class Door:
             agent_patterns=before.agent_patterns,
         )
         client.expires_at = identity.expires_at
+        self._events.emit("audit", client.did("auth.refresh", client.id))
 
     def _welcome(self, client: Client, payload: Auth, identity: Identity) -> AuthSuccess:
         if payload.client_type is not None:

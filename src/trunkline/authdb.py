@@ -69,6 +69,10 @@ class AuthDatabase:
         """Return what a query finds."""
         return self._db.execute(sql, values).fetchall()
 
+    def iterate(self, sql: str, *values: object) -> Iterator[sqlite3.Row]:
+        """Return what a query finds, row by row, as it was when the query began."""
+        return self._db.execute(sql, values)
+
     def row(self, sql: str, *values: object) -> sqlite3.Row | None:
         """Return the first row that a query finds."""
         found: sqlite3.Row | None = self._db.execute(sql, values).fetchone()
@@ -84,10 +88,11 @@ class AuthDatabase:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has ended it already
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def changed(self) -> bool:
         """Whether another process has written since this was asked last."""

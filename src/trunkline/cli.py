@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trunkline import cli_client, cli_sessions
+from trunkline import cli_audit, cli_client, cli_sessions, cli_token, cli_users
 from trunkline.cli_agent import agent_app
 from trunkline.cli_client import (
     FAILED,
@@ -205,6 +205,9 @@ app.command()(cli_client.status)
 app.command()(cli_client.send)
 app.command()(cli_client.agents)
 app.add_typer(cli_sessions.app, name="sessions")
+app.add_typer(cli_audit.app, name="audit")
+app.add_typer(cli_token.app, name="token")
+app.add_typer(cli_users.app, name="users")
 
 
 @app.command()

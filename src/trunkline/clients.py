@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from trunkline.events import AuditEntry
 from trunkline.ids import now_ms
 from trunkline.messages import GatewayMessage, Role, Sender, encode
 from trunkline.patterns import ANY, matches, within
@@ -230,6 +231,13 @@ class Client(ClientState):
         """Encode the sender anew, after anything in it has changed."""
         self.sender = msgspec.Raw(encode(self.stamp()))
 
+    def did(self, action: str, target: str = "", **detail: str) -> AuditEntry:
+        """Return what the audit log says of something that this client did."""
+        address = self.peer.address
+        return AuditEntry(
+            action=action, actor=self.user_id, target=target, address=address, detail=detail
+        )
+
     def has_scope(self, scope: str) -> bool:
         """Whether the credential grants a scope."""
         return scope in self.scopes or "admin" in self.scopes
@@ -241,6 +249,11 @@ class Client(ClientState):
     def allows_agent(self, agent_id: str) -> bool:
         """Whether the client may know of an agent with this id."""
         return self.identity is not None and self.identity.allows_agent(agent_id)
+
+    def covers(self, other: Client) -> bool:
+        """Whether all that another client may know of is within this one's patterns."""
+        mine, theirs = self.identity, other.identity
+        return mine is not None and theirs is not None and mine.covers(theirs)
 
     def send(self, message: GatewayMessage) -> None:
         """Send a message of the gateway's own; dropped if the client is gone."""

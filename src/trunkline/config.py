@@ -245,6 +245,15 @@ class LogConfig(Group, frozen=True, kw_only=True):
     """The least important lines to show."""
 
 
+class AuditConfig(Group, frozen=True, kw_only=True):
+    """How long the log of who did what is kept."""
+
+    max_age: Seconds = 365 * 86_400.0
+    """Seconds that entries are kept."""
+    max_entries: Annotated[int, Meta(ge=1)] = 1_000_000
+    """Entries kept."""
+
+
 class GatewayConfig(Group, frozen=True, kw_only=True):
     """Everything that the transport-agnostic core needs."""
 
@@ -257,6 +266,7 @@ class GatewayConfig(Group, frozen=True, kw_only=True):
     sessions: SessionsConfig = SessionsConfig()
     history: HistoryConfig = HistoryConfig()
     log: LogConfig = LogConfig()
+    audit: AuditConfig = AuditConfig()
     data_dir: str | None = None
     """Folder of the gateway's files; absent: ``$XDG_STATE_HOME/trunkline`` or its default."""
     drain_timeout: Seconds = 20.0

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 from msgspec.structs import asdict, replace
 
 from trunkline.authdb import AuthDatabase
+from trunkline.events import AuditEntry
 from trunkline.grants import Grant, check_name, from_row, make_grant, to_row
 from trunkline.ids import now_ms, random_id
 from trunkline.patterns import ANY
@@ -88,6 +89,16 @@ class Change(NamedTuple):
     credential: StoredCredential
     by: str
     """The user who did it, as far as that is known."""
+
+    def entry(self) -> AuditEntry:
+        """Return what the audit log says of it."""
+        stored = self.credential
+        return AuditEntry(
+            action=f"{stored.kind}.{self.action}",
+            actor=self.by,
+            target=stored.id,
+            detail={"name": stored.name, "user": stored.user_id},
+        )
 
 
 class Credentials:
@@ -225,6 +236,12 @@ class Credentials:
             return None
         self._used[id] = now
         return stored
+
+    def look_up(self, secret: str) -> StoredCredential | None:
+        """Return the credential of a secret, ended or not, without letting anybody in."""
+        self._keep_up()
+        stored = self._by_id.get(self._by_digest.get(_digest(secret), ""))
+        return self._with_use(stored) if stored is not None else None
 
     def get(self, id_or_name: str) -> StoredCredential | None:
         """Return a credential by its id, or by its name if only one living has it."""

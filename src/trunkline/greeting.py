@@ -132,6 +132,6 @@ class Greeting:
         return StateSnapshot(
             state_version=self._clients.state_version,
             sessions=await self._sessions.visible_entries(client),
-            agents=self._agents.entries(),
+            agents=self._agents.entries(client),
             presence=self._presence.snapshot(client),
         )

@@ -110,14 +110,16 @@ class Lockout:
         if len(self._table) > self._size:
             self._forget(now)
 
-    def failed(self, key: str, now: float) -> None:
-        """Note that an attempt was wrong; the last that is allowed locks the address."""
+    def failed(self, key: str, now: float) -> bool:
+        """Note that an attempt was wrong; whether it was the last that is allowed, and locked it."""
         entry = self._table.get(key)
         if entry is not None:
             entry.judged -= 1
             entry.failed += 1
             if entry.failed >= self._limit:
                 entry.locked_until = now + self._duration
+                return True
+        return False
 
     def take_back(self, key: str) -> None:
         """Note that an attempt was right, or could not be judged: it does not count."""
@@ -142,6 +144,26 @@ class Lockout:
                 del self._table[key]
                 return
         self._table.popitem(last=False)
+
+
+class Tally:
+    """Counts how many of something each user has."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def __getitem__(self, key: str) -> int:
+        return self._counts.get(key, 0)
+
+    def add(self, key: str) -> None:
+        """Count one more."""
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def drop(self, key: str) -> None:
+        """Count one less."""
+        left = self._counts.pop(key) - 1
+        if left:
+            self._counts[key] = left
 
 
 class Budget:

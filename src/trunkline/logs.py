@@ -40,7 +40,10 @@ _SECRET_NAME = re.compile(
 )
 _SECRET_TEXT = (
     re.compile(r"(?i)\b((?:bearer|basic)\s+)[^\s\"',;]+"),
-    re.compile(r"(?i)([?&](?:code|auth)=)[^\s&#\"']+"),
+    re.compile(r"(?i)([?&](?:code|auth|key|sig|signature|assertion)=)[^\s&#\"']+"),
+    re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s/@\"']+(?=@)"),  # user and password of a URL
+    re.compile(r"()\btl_[A-Za-z0-9_-]{12,}"),
+    re.compile(r"()\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),  # a JWT
     re.compile(r"(?i)(\bcookie\s*[:=]\s*).+"),
     re.compile(
         r"(?i)(\b[\w-]*(?:token|password|passwd|secret|api_?key|authorization)"

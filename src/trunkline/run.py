@@ -17,13 +17,14 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from importlib.metadata import version
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from msgspec.structs import replace
 
+from trunkline.audit import Audit
 from trunkline.authdb import AUTH_FILE, AuthDatabase
 from trunkline.config import (
     DEFAULT_WS_CONFIG,
@@ -34,6 +35,7 @@ from trunkline.config import (
     is_loopback_address,
 )
 from trunkline.errors import ConfigError
+from trunkline.events import AuditEntry
 from trunkline.failpoints import Failpoint
 from trunkline.history import History
 from trunkline.history.sqlite import SqliteHistory
@@ -176,9 +178,10 @@ async def running(
         if config.bind == "tailscale":
             share = await prepare_share(config.tailscale)
             config = share.apply(config)
-        authdb = open_authdb(config)
-        stack.callback(authdb.close)
+        authdb = stack.enter_context(closing(open_authdb(config)))
+        audit = stack.enter_context(closing(Audit(authdb, config.audit)))
         gateway = make_gateway(config, failpoint, authdb)
+        keep_audit(gateway, audit)
         stack.push_async_callback(gateway.stop)
         await gateway.start()
         if share is not None:
@@ -203,6 +206,14 @@ async def _reload_when(asked: asyncio.Event, reloader: Reloader, gateway: WebSoc
         asked.clear()
         reloader.reload()
         _allow_files(gateway.config.limits.max_connections + FILES_BESIDE_CONNECTIONS)
+
+
+def keep_audit(gateway: WebSocketGateway, audit: Audit) -> None:
+    """Write down what the gateway's features tell of, and its start and stop."""
+    gateway.on("audit", audit.append)
+    number = {"version": version("trunkline")}
+    gateway.on("started", lambda: audit.append(AuditEntry(action="gateway.start", detail=number)))
+    gateway.on("stopped", lambda: audit.append(AuditEntry(action="gateway.stop", detail=number)))
 
 
 def _warn(config: WebSocketTransportConfig) -> None:

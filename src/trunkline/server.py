@@ -32,7 +32,7 @@ from trunkline.config import (
 )
 from trunkline.credentials import Credentials
 from trunkline.errors import CloseCode, ConfigError, Disconnect
-from trunkline.events import EventName, Events, L
+from trunkline.events import AuditEntry, EventName, Events, L
 from trunkline.fanout import Pump
 from trunkline.greeting import Greeting
 from trunkline.handlers import HandlerFunction, Handlers, close_with
@@ -328,6 +328,7 @@ class GatewayServer:
             return
         client.advance("close")
         self.clients.remove(client)
+        self.door.disconnected(client)
         self.router.disconnected(client)
         self.agents.disconnected(client)
         self.sessions.disconnected(client)
@@ -403,11 +404,14 @@ class GatewayServer:
         session.feed.relay(encode(message), excluded)
         return len(session.members) - (excluded in session.members)
 
-    def kick_client(self, client_id: str, reason: str = "kicked") -> bool:
-        """Disconnect a client with code 4004; False if it is not connected."""
+    def kick_client(self, client_id: str, reason: str = "kicked", actor: str = "") -> bool:
+        """Disconnect a client with code 4004, for `actor`; False if it is not connected."""
         client = self.clients.get(client_id)
         if client is None:
             return False
+        detail = {"user": client.user_id}
+        entry = AuditEntry(action="client.kick", actor=actor, target=client_id, detail=detail)
+        self.events.emit("audit", entry)
         close_with(client, CloseCode.KICKED, reason)
         return True
 

@@ -20,6 +20,7 @@ from msgspec.structs import asdict
 
 from trunkline.authdb import AuthDatabase
 from trunkline.errors import ErrorCode, GatewayError
+from trunkline.events import AuditEntry
 from trunkline.grants import Grant, check_name, from_row, make_grant, to_row
 from trunkline.ids import now_ms
 from trunkline.patterns import ANY
@@ -68,6 +69,10 @@ class UserChange(NamedTuple):
     user_id: str
     by: str
     """The user who did it, as far as that is known."""
+
+    def entry(self) -> AuditEntry:
+        """Return what the audit log says of it."""
+        return AuditEntry(action=f"user.{self.action}", actor=self.by, target=self.user_id)
 
 
 class PasswordPool:
