@@ -48,6 +48,7 @@ from trunkline.config import (
     WebSocketTransportConfig,
 )
 from trunkline.errors import ConfigError
+from trunkline.events import AuditEntry
 from trunkline.logs import configure_logs
 from trunkline.reloads import Reloader, Source, differences, overlaid, reloadable
 from trunkline.settings import settings_table
@@ -273,7 +274,9 @@ class TestReloader:
 
         stream = io.StringIO()
         logs = configure_logs(JSON, stream=stream)
+        self.audited: list[AuditEntry] = []
         async with WebSocketGateway(config) as gateway:
+            gateway.on("audit", self.audited.append)
             source = Source(config, load, "gateway.toml")
             Reloader(gateway, logs, source, as_it_is).reload()
             lines = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -297,6 +300,9 @@ class TestReloader:
         assert json.loads(lines[0]["changed"]) == ["auth.lockout", "limits.max_depth"]
         assert json.loads(lines[0]["needs_a_restart"]) == ["port", "auth.token"]
         assert "a-new-token" not in json.dumps(lines)
+        assert [(e.action, e.detail) for e in self.audited] == [
+            ("config.reload", {"changed": "auth.lockout limits.max_depth"})
+        ]
         assert (now.port, now.auth.token) == (0, config.auth.token)
         assert (now.limits.max_depth, now.auth.lockout) == (9, 9.0)
 
@@ -316,6 +322,7 @@ class TestReloader:
         lines, now = await self.reload(wrong, config)
 
         assert now is config
+        assert not self.audited
         assert len(lines) == 1
         assert lines[0]["level"] == "error"
         assert lines[0]["source"] == "gateway.toml"

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from trunkline.config import Group, WebSocketTransportConfig
 from trunkline.errors import ConfigError
+from trunkline.events import AuditEntry
 from trunkline.logs import Logs
 from trunkline.settings import secrets_of, settings_table
 from trunkline.transports.websocket import WebSocketGateway
@@ -122,6 +123,8 @@ class Reloader:
         self._gateway.reconfigure(config)
         self._loaded = overlaid(self._loaded, wanted, possible)
         self._logs.reconfigure(config.log, secrets_of(config))
+        detail = {"changed": " ".join(possible)}
+        self._gateway.events.emit("audit", AuditEntry(action="config.reload", detail=detail))
         rest = [path for path in changed if path not in possible]
         tell = log.warning if rest else log.info
         tell(
