@@ -276,7 +276,7 @@ def test_a_token_is_made_once(desk):
 def test_a_token_is_not_made_for_a_record_that_has_changed_meanwhile(desk):
     """The command line may be quicker."""
     device = desk.pair()
-    desk.devices.rotate("laptop")
+    desk.devices.rotate("laptop", OWNER)
 
     assert desk.devices.issue(device) is None
     assert not any(stored.valid(0) for stored in desk.credentials.list())
@@ -287,7 +287,7 @@ def test_rotating_ends_the_token_and_keeps_the_key(desk):
     first = desk.pair()
     old = desk.devices.issue(first)
 
-    rotated = desk.devices.rotate("laptop")
+    rotated = desk.devices.rotate("laptop", OWNER)
     new = desk.devices.issue(rotated)
 
     assert rotated.revision != first.revision
@@ -300,7 +300,7 @@ def test_revoking_ends_key_and_token(desk):
     """Who asks again waits for approval like a stranger."""
     token = desk.devices.issue(desk.pair())
 
-    desk.devices.revoke("laptop")
+    desk.devices.revoke("laptop", OWNER)
 
     assert desk.devices.known("laptop", KEY) is None
     assert desk.credentials.find(token) is None
@@ -309,9 +309,27 @@ def test_revoking_ends_key_and_token(desk):
 
 def test_what_is_not_there_cannot_be_changed(desk):
     """A plain `LookupError`."""
-    for action in (desk.devices.rotate, desk.devices.revoke, desk.devices.reject):
+    for action in (desk.devices.rotate, desk.devices.revoke):
         with pytest.raises(LookupError):
-            action("nobody")
+            action("nobody", OWNER)
+    with pytest.raises(LookupError):
+        desk.devices.reject("nobody")
+
+
+def test_nobody_ends_or_replaces_a_device_that_has_more_than_they(desk):
+    """One tenant's administrator cannot send another's devices away."""
+    device = desk.pair(session_patterns=("acme-*",))
+    by = approver(session_patterns=("other-*",), agent_patterns=("other-*",))
+    request = desk.ask(key=OTHER)
+    replacing = Approval(session_patterns=("other-*",), agent_patterns=("other-*",))
+
+    assert refusal(lambda: desk.devices.revoke("laptop", by)) == ErrorCode.FORBIDDEN
+    assert refusal(lambda: desk.devices.rotate("laptop", by)) == ErrorCode.FORBIDDEN
+    assert (
+        refusal(lambda: desk.devices.approve(request.request_id, replacing, by))
+        == ErrorCode.FORBIDDEN
+    )
+    assert desk.devices.get("laptop") == device
 
 
 def test_the_public_form_holds_no_key(desk):
@@ -344,7 +362,7 @@ while True:
         )
         devices.issue(devices.approve(request.request_id, Approval(), OWNER))
     for name in "01234567":
-        devices.revoke(name)
+        devices.revoke(name, OWNER)
 """
 
 
@@ -369,7 +387,7 @@ def test_a_kill_in_the_middle_leaves_old_or_new(tmp_path, round_):
     for device in paired.values():
         assert device.public_key == KEY
         assert device.roles == {"webchat"}
-        desk.devices.revoke(device.device_id)
+        desk.devices.revoke(device.device_id, OWNER)
     assert desk.devices.list() == []
     desk.database.close()
 
@@ -440,13 +458,13 @@ class Pairings(RuleBasedStateMachine):
     @rule(name=st.sampled_from("ab"))
     def rotate(self, name):
         if name in self.paired:
-            self.desk.devices.rotate(name)
+            self.desk.devices.rotate(name, OWNER)
             self.tokens.pop(name, None)
 
     @rule(name=st.sampled_from("ab"))
     def revoke(self, name):
         if name in self.paired:
-            self.desk.devices.revoke(name)
+            self.desk.devices.revoke(name, OWNER)
             del self.paired[name]
             self.tokens.pop(name, None)
 

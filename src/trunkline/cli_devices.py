@@ -29,6 +29,7 @@ from trunkline.errors import GatewayError
 if TYPE_CHECKING:
     from trunkline import messages
     from trunkline.audit import Audit
+    from trunkline.clients import Identity
     from trunkline.devices import Device, Devices, PairingRequest
 
 app = typer.Typer(help="Paired devices, and those that wait for approval.", no_args_is_help=True)
@@ -42,24 +43,29 @@ DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id
 class _Desk(NamedTuple):
     devices: Devices
     audit: Audit
-    actor: str
+    by: Identity
+    """The owner, under the name of who runs the command."""
 
     def note(self, action: str, record: PairingRequest | Device) -> None:
         """Write into the audit log what was done."""
         from trunkline.devices import audit_entry
 
-        self.audit.append(audit_entry(action, record, self.actor))
+        self.audit.append(audit_entry(action, record, self.by.user_id))
 
 
 @contextmanager
 def _desk(data_dir: str | None) -> Iterator[_Desk]:
+    from msgspec.structs import replace
+
     from trunkline.audit import Audit
+    from trunkline.auth import OWNER
     from trunkline.devices import Devices
 
     with opened(data_dir) as store:
         audit = Audit(store.database)
         try:
-            yield _Desk(Devices(store.database, store.credentials), audit, store.actor)
+            devices = Devices(store.database, store.credentials)
+            yield _Desk(devices, audit, replace(OWNER, user_id=store.actor))
         except LookupError as error:
             complain(str(error.args[0]), FAILED)
         except GatewayError as error:
@@ -115,9 +121,6 @@ def approve(
     Compare the fingerprint with what the device shows: its id and name are only what it says.
     Without --role it gets webchat.
     """
-    from msgspec.structs import replace
-
-    from trunkline.auth import OWNER
     from trunkline.challenges import fingerprint
     from trunkline.devices import Approval, to_public
     from trunkline.ids import now_ms
@@ -131,8 +134,7 @@ def approve(
             agent_patterns=tuple(agent or ("*",)),
             expires_at=now_ms() + parse_duration(expires) if expires else None,
         )
-        by = replace(OWNER, user_id=desk.actor)
-        device = desk.devices.approve(request, approval, by)
+        device = desk.devices.approve(request, approval, desk.by)
         desk.note("device.approve", device)
     key = fingerprint(device.public_key)
     text = f"{device.device_id} ({key}) is paired: {device.user_id}, {bounds(device)}"
@@ -156,7 +158,7 @@ def rotate(device: DeviceId, data_dir: DataDir = None, as_json: AsJson = False) 
     from trunkline.devices import to_public
 
     with _desk(data_dir) as desk:
-        rotated = desk.devices.rotate(device, by=desk.actor)
+        rotated = desk.devices.rotate(device, desk.by)
         desk.note("device.rotate", rotated)
     show(to_public(rotated), f"the token of {device} has ended; its key stays paired", as_json)
 
@@ -167,6 +169,6 @@ def revoke(device: DeviceId, data_dir: DataDir = None, as_json: AsJson = False) 
     from trunkline.devices import to_public
 
     with _desk(data_dir) as desk:
-        revoked = desk.devices.revoke(device, by=desk.actor)
+        revoked = desk.devices.revoke(device, desk.by)
         desk.note("device.revoke", revoked)
     show(to_public(revoked), f"{device} is no longer paired", as_json)

@@ -282,11 +282,14 @@ class Devices:
             LookupError: There is no such request (any more).
             ValueError: No such role, scope, pattern or user, or not the role
                 that the device asks for.
-            GatewayError: ``FORBIDDEN``: more than the approver's own.
+            GatewayError: ``FORBIDDEN``: more than the approver's own, or in
+                place of a device that has more.
         """
         request = self.find_request(request_id)
         device = _approved(request, approval, by)
         before = self.get(request.device_id)
+        if before is not None:
+            _check_rights(before, by)
         row = to_row(device)
         with self._db.transaction():
             if not self._db.write(
@@ -299,7 +302,7 @@ class Devices:
                 f"INSERT OR REPLACE INTO devices ({columns}) VALUES ({marks})", *row.values()
             )
         if before is not None:
-            self._end_token(before, by.user_id)
+            self._end_token(before, by)
         return device
 
     def reject(self, request_id: str) -> PairingRequest:
@@ -362,14 +365,16 @@ class Devices:
             return None
         return secret
 
-    def rotate(self, device_id: str, by: str = "") -> Device:
+    def rotate(self, device_id: str, by: Identity) -> Device:
         """
         End a device's token and its connections; it gets another token once it proves its key.
 
         Raises:
             LookupError: No such device is paired.
+            GatewayError: ``FORBIDDEN``: it has more than is `by`'s own.
         """
         device = self._paired(device_id)
+        _check_rights(device, by)
         self._end_token(device, by)
         self._db.write(
             "UPDATE devices SET credential_id = NULL, revision = ? WHERE device_id = ?",
@@ -377,14 +382,16 @@ class Devices:
         )
         return self._paired(device_id)
 
-    def revoke(self, device_id: str, by: str = "") -> Device:
+    def revoke(self, device_id: str, by: Identity) -> Device:
         """
         Forget a device: its key and its token are worth nothing any more.
 
         Raises:
             LookupError: No such device is paired.
+            GatewayError: ``FORBIDDEN``: it has more than is `by`'s own.
         """
         device = self._paired(device_id)
+        _check_rights(device, by)
         self._end_token(device, by)
         self._db.write("DELETE FROM devices WHERE device_id = ?", device_id)
         return device
@@ -395,9 +402,9 @@ class Devices:
             raise LookupError(f"no device is paired as {device_id}")
         return device
 
-    def _end_token(self, device: Device, by: str) -> None:
+    def _end_token(self, device: Device, by: Identity) -> None:
         if device.credential_id is not None:
-            self._credentials.revoke(device.credential_id, by)
+            self._credentials.revoke(device.credential_id, by.user_id)
 
     # Rows
 
@@ -422,6 +429,14 @@ class Devices:
     def _devices(self, rest: str, *values: object) -> Sequence[Device]:
         rows = self._db.rows(f"SELECT * FROM devices {rest}", *values)
         return [from_row(row, Device) for row in rows]
+
+
+def _check_rights(device: Device, by: Identity) -> None:
+    """Refuse to change a device that has more than is one's own."""
+    if not may_grant(
+        by, device.roles, device.scopes, device.session_patterns, device.agent_patterns
+    ):
+        raise GatewayError(ErrorCode.FORBIDDEN, "the device has more than is your own")
 
 
 def _approved(request: PairingRequest, approval: Approval, by: Identity) -> Device:

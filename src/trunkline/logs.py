@@ -259,6 +259,13 @@ class Logs:
     """The running set-up of the logs; see `configure_logs`."""
 
     def __init__(self, config: LogConfig, secrets: Iterable[str], stream: TextIO) -> None:
+        self._stream = stream
+        self._storms = StormLimiter(self._report)
+        self.reconfigure(config, secrets)
+
+    def reconfigure(self, config: LogConfig, secrets: Iterable[str]) -> None:
+        """Write in another form, from another level on, or without other secrets from now on."""
+        stream = self._stream
         render: Processor = TextRenderer() if config.format == "text" else _render_json
         self._write = _Lines(stream).msg
         self._finish: tuple[Processor, ...] = (
@@ -267,7 +274,6 @@ class Logs:
             bound_fields,
             render,
         )
-        self._storms = StormLimiter(self._report)
         structlog.configure(
             processors=[
                 structlog.contextvars.merge_contextvars,

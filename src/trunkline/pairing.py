@@ -15,6 +15,7 @@ import structlog
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from trunkline.access import Access
 from trunkline.auth import Door
 from trunkline.challenges import (
     KEY_BYTES,
@@ -23,7 +24,8 @@ from trunkline.challenges import (
     from_base64url,
 )
 from trunkline.clients import Client, Identity, Phase
-from trunkline.config import AuthConfig, LimitsConfig
+from trunkline.codes import SignInCodes
+from trunkline.config import GatewayConfig
 from trunkline.devices import (
     Approval,
     Device,
@@ -97,8 +99,7 @@ class Pairing:
     checks what the approver may give, acts at once and tells the audit log.
 
     Args:
-        config: Whether devices on this machine need no approval.
-        limits: How many may wait.
+        config: Whether devices on this machine need no approval, and how many may wait.
         devices: The records.
         door: Lets clients in.
         events: Where it is told of.
@@ -111,15 +112,13 @@ class Pairing:
 
     def __init__(
         self,
-        config: AuthConfig,
-        limits: LimitsConfig,
+        config: GatewayConfig,
         devices: Devices,
         door: Door,
         events: Events,
         end: Callable[[Client, str], None],
     ) -> None:
         self._config = config
-        self._limits = limits
         self._door = door
         self._events = events
         self._end = end
@@ -129,6 +128,10 @@ class Pairing:
         self.waits_now: list[Callable[[Client], None]] = []
         door.keys = self
         events.on("client:disconnect", self._gone)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on; who waits goes on waiting."""
+        self._config = config
 
     # What others ask
 
@@ -194,7 +197,7 @@ class Pairing:
         device = self.devices.known(client.device_id, key)
         if device is not None:
             self._enter(client, device)
-        elif self._config.skip_local_pairing and client.peer.local:
+        elif self._config.auth.skip_local_pairing and client.peer.local:
             self._enter_unpaired(client, key)
         else:
             self._ask(client, key)
@@ -227,8 +230,8 @@ class Pairing:
             role=client.role,
             address=client.peer.address,
             address_key=client.peer.key,
-            total=self._limits.pending_pairings,
-            per_address=self._limits.pending_pairings_per_address,
+            total=self._config.limits.pending_pairings,
+            per_address=self._config.limits.pending_pairings_per_address,
         )
         for other, asked in list(self._waiting.values()):
             if asked.request_id == request.request_id and other is not client:
@@ -296,8 +299,9 @@ class Pairing:
 
         Raises:
             LookupError: No such device is paired.
+            GatewayError: ``FORBIDDEN``: it has more than is `by`'s own.
         """
-        device = self.devices.rotate(device_id, by.user_id)
+        device = self.devices.rotate(device_id, by)
         self._audit("device.rotate", device, by, address)
         self.refresh()
         return device
@@ -308,8 +312,9 @@ class Pairing:
 
         Raises:
             LookupError: No such device is paired.
+            GatewayError: ``FORBIDDEN``: it has more than is `by`'s own.
         """
-        device = self.devices.revoke(device_id, by.user_id)
+        device = self.devices.revoke(device_id, by)
         self._audit("device.revoke", device, by, address)
         self.refresh()
         return device
@@ -370,3 +375,17 @@ class Pairing:
         """Send away whose time to wait is over, once a second."""
         if self._waiting:
             self.refresh()
+
+
+def compose_pairing(
+    config: GatewayConfig, access: Access, door: Door, events: Events
+) -> tuple[Pairing, SignInCodes] | tuple[None, None]:
+    """Put together what is there where clients sign in and there is a database: devices, codes."""
+    database, credentials, users = access.database, access.credentials, access.users
+    if not config.auth.required or database is None or credentials is None or users is None:
+        return None, None
+    pairing = Pairing(config, Devices(database, credentials), door, events, access.end)
+    door.codes = codes = SignInCodes(database, credentials, access.holds)
+    users.changed.append(lambda change: codes.refresh())
+    access.refreshed += [pairing.refresh, codes.refresh]
+    return pairing, codes

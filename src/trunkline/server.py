@@ -28,11 +28,11 @@ from trunkline.codes import SignInCodes
 from trunkline.config import (
     DEFAULT_GATEWAY_CONFIG,
     GatewayConfig,
+    JwtConfig,
     bind_address,
     check_config,
 )
 from trunkline.credentials import Credentials
-from trunkline.devices import Devices
 from trunkline.errors import CloseCode, ConfigError, Disconnect
 from trunkline.events import AuditEntry, EventName, Events, L
 from trunkline.fanout import Pump
@@ -48,7 +48,7 @@ from trunkline.messages import (
     create_message,
     encode,
 )
-from trunkline.pairing import Pairing
+from trunkline.pairing import Pairing, compose_pairing
 from trunkline.payloads import (
     DURABLE_TYPES,
     GoingAway,
@@ -106,7 +106,8 @@ class GatewayServer:
         self.events = Events()
         self.clients = Clients()
         self.access = Access(authdb, self.clients, self.events, self._ended)
-        self._authenticator = self._choose_authenticator(authenticator)
+        self._given = authenticator
+        self._authenticator = self._choose_authenticator(self.config)
         kept = self.config.history
         self.history = history or MemoryHistory(
             max_messages=kept.max_messages, max_age=kept.max_age, max_bytes=kept.max_bytes
@@ -123,20 +124,29 @@ class GatewayServer:
         self._compose()
         self.setup_default_handlers()
 
-    def _choose_authenticator(self, given: Authenticator | None) -> Authenticator:
-        auth = self.config.auth
+    def _choose_authenticator(self, config: GatewayConfig) -> Authenticator:
+        auth, given, jwts = config.auth, self._given, self._jwt_verifier(config.auth.jwt)
         secret = SharedSecret(auth)
         own = given is not None or type(self).validate_token is not GatewayServer.validate_token
-        if auth.required and not secret.usable and not own and self.authdb is None:
+        others = own or self.authdb is not None or jwts is not None
+        if auth.required and not secret.usable and not others:
             raise ConfigError(
                 f"sign-in is on, but there is no {auth.mode}: set auth.{auth.mode} (or "
                 f"auth.{auth.mode}_file), pass an authenticator, or override validate_token"
             )
         owner = given or secret
-        chain = self.access.chain(owner)
+        chain = self.access.chain(owner, jwts)
         if auth.token and chain.choose(Credential(token=auth.token)) is not owner:
-            raise ConfigError("auth.token has the form of a token that the gateway makes itself")
+            raise ConfigError(
+                "auth.token has the form of a token that others judge: choose another"
+            )
         return chain
+
+    def _jwt_verifier(self, config: JwtConfig) -> Authenticator | None:
+        """Return what knows the tokens of an identity provider; the core fetches no keys."""
+        if config.enabled:
+            raise ConfigError("auth.jwt needs a WebSocketGateway, or a JwtVerifier passed to this")
+        return None
 
     def _compose(self) -> None:
         config, clients, events = self.config, self.clients, self.events
@@ -172,25 +182,30 @@ class GatewayServer:
             events,
         )
         self.audit: Audit | None = None
-        self.pairing: Pairing | None = None
-        self.codes: SignInCodes | None = None
-        if config.auth.required:
-            self._compose_pairing()
+        self.pairing: Pairing | None
+        self.codes: SignInCodes | None
+        self.pairing, self.codes = compose_pairing(config, self.access, self.door, events)
         events.on("agent:registered", self._agent_changed)
         events.on("agent:unregistered", self._agent_changed)
 
-    def _compose_pairing(self) -> None:
-        config, access = self.config, self.access
-        if self.authdb is None or access.credentials is None or access.users is None:
-            return
-        devices = Devices(self.authdb, access.credentials)
-        self.pairing = pairing = Pairing(
-            config.auth, config.limits, devices, self.door, self.events, access.end
-        )
-        self.codes = codes = SignInCodes(self.authdb, access.credentials, access.holds)
-        self.door.codes = codes
-        access.users.changed.append(lambda change: codes.refresh())
-        access.refreshed += [pairing.refresh, codes.refresh]
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """
+        Go by another configuration, as far as it can change while the gateway runs.
+
+        Raises:
+            ConfigError: It is unsafe or contradicts itself; nothing has changed.
+        """
+        check_config(config)
+        if config.auth.jwt != self.config.auth.jwt:  # or else the keys that it knows are kept
+            self._authenticator = self._choose_authenticator(config)
+        self.config = config
+        for part in (
+            *(self.handlers, self.sessions, self._session_handlers, self.agents),
+            *(self.runs, self.router, self.greeting, self.door),
+        ):
+            part.reconfigure(config)
+        if self.pairing is not None:
+            self.pairing.reconfigure(config)
 
     def setup_default_handlers(self) -> None:
         """Add the handlers of all built-in message types."""
@@ -275,7 +290,7 @@ class GatewayServer:
         return self._authenticator.authenticate(Credential(token=token))
 
     def _verify(self, credential: Credential) -> Granted | Awaitable[Granted]:
-        alone = credential.token is not None and credential.password is None
+        alone = credential.password is None and credential.user is None
         if credential.token is not None and alone and self.config.auth.mode != "password":
             return self.validate_token(credential.token)
         return self._authenticator.authenticate(credential)
@@ -433,12 +448,8 @@ class GatewayServer:
         await self.records.open()
         await self.sessions.load()
         self._pump.start()
-        work = (
-            self._tick_forever(),
-            self.access.watch(),
-            self.runs.recover(),
-            self.measures.lag.watch(),
-        )
+        chores = (self._tick_forever(), self.access.watch(), self.runs.recover())
+        work = (*chores, self.measures.lag.watch())
         self._chores = [asyncio.create_task(chore) for chore in work]
         self.events.emit("started")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from ssl import SSLContext
 from typing import Any
 
 import msgspec
@@ -20,9 +21,16 @@ from starlette.requests import HTTPConnection
 from trunkline.auth import RETRY_QUOTA, Authenticator, Credential
 from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Identity, Peer, Phase
-from trunkline.config import DEFAULT_WS_CONFIG, WebSocketTransportConfig
+from trunkline.config import (
+    DEFAULT_WS_CONFIG,
+    GatewayConfig,
+    JwtConfig,
+    WebSocketTransportConfig,
+    bind_address,
+)
 from trunkline.errors import (
     CloseCode,
+    ConfigError,
     Disconnect,
     ErrorCode,
     GatewayError,
@@ -31,6 +39,7 @@ from trunkline.handlers import close_with
 from trunkline.history import History
 from trunkline.http.api import SAFE_METHODS, Api
 from trunkline.http.app import create_app
+from trunkline.jwts import JwtVerifier
 from trunkline.limits import Budget
 from trunkline.messages import error_message
 from trunkline.origins import HostPolicy, OriginPolicy, Refused, check_request
@@ -41,11 +50,12 @@ from trunkline.transport import Transport
 from trunkline.transports.connection import Connection, ConnectionOptions
 from trunkline.transports.heads import RequestHead
 from trunkline.transports.listener import (
+    Certificates,
     Listener,
     ListenerOptions,
     Refusal,
-    make_ssl_context,
 )
+from trunkline.transports.metrics import serve_metrics
 
 log = structlog.get_logger(__name__)
 
@@ -213,25 +223,14 @@ class WebSocketGateway(GatewayServer):
             authdb=authdb,
             failpoint=failpoint,
         )
-        required = config.auth.required
-        self._origins = OriginPolicy(
-            config.origins.allowed_origins,
-            allow_any=config.origins.dangerously_allow_any_origin,
-            strict=config.origins.strict,
-            ambient=not required,
-        )
-        self._proxies = ProxyPolicy(
-            config.proxies.trusted,
-            family=config.proxies.family,
-            use_forwarded_host=config.proxies.use_forwarded_host,
-            auth_required=required,
-        )
-        self._hosts = self._host_policy(config.port or 1)
+        self._origins, self._proxies = _policies(config)
+        self._hosts = self._host_policy(config, config.port or 1)
         limits = config.limits
         self._strangers = Budget(limits.pre_auth_connections, limits.pre_auth_per_address)
         self._soft_limit = limits.max_message_size
         self._listener: Listener | None = None
         self._metrics: Listener | None = None
+        self._certificates: Certificates | None = None
         self._visitors: dict[str, _Visitor] = {}
         self._heart: asyncio.Task[None] | None = None
         self._proofs: set[asyncio.Task[None]] = set()
@@ -241,8 +240,44 @@ class WebSocketGateway(GatewayServer):
         if self.pairing is not None:
             self.pairing.waits_now.append(self._waits)
 
-    def _host_policy(self, port: int) -> HostPolicy:
-        return HostPolicy(self.get_bind_address(), port, self.config.origins.allowed_hosts)
+    def _jwt_verifier(self, config: JwtConfig) -> Authenticator | None:
+        return JwtVerifier(config) if config.enabled else None
+
+    @staticmethod
+    def _host_policy(config: WebSocketTransportConfig, port: int) -> HostPolicy:
+        return HostPolicy(bind_address(config), port, config.origins.allowed_hosts)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """
+        Go by another configuration, and read the certificate anew.
+
+        Connections that are open keep their certificate and the limits of their buffers. What
+        cannot change while the gateway runs must be as it was; see `trunkline.reloads`.
+
+        Raises:
+            ConfigError: It is unsafe or contradicts itself; nothing has changed.
+        """
+        assert isinstance(config, WebSocketTransportConfig)
+        # All that can fail comes first.
+        origins, proxies = _policies(config)
+        hosts = self._host_policy(config, self.port or 1)
+        context = self._read_certificate()
+        super().reconfigure(config)
+        self._origins, self._proxies, self._hosts = origins, proxies, hosts
+        if self._certificates is not None and context is not None:
+            self._certificates.use(context)
+        limits = config.limits
+        self._strangers.reconfigure(limits.pre_auth_connections, limits.pre_auth_per_address)
+        self._soft_limit = limits.max_message_size
+        if self._listener is not None:
+            self._listener.options = self._connection_options()
+
+    def _read_certificate(self) -> SSLContext | None:
+        try:
+            return None if self._certificates is None else self._certificates.read()
+        except OSError as error:
+            tls = self.config.tls
+            raise ConfigError(f"{tls.cert} and {tls.key} do not work: {error}") from None
 
     # Life
 
@@ -256,7 +291,7 @@ class WebSocketGateway(GatewayServer):
         if self._listener is not None:
             return
         tls = self.config.tls
-        context = make_ssl_context(tls.cert, tls.key) if tls.cert and tls.key else None
+        self._certificates = Certificates(tls.cert, tls.key) if tls.cert and tls.key else None
         await super().start()
         try:
             self._listener = await Listener.start(
@@ -267,42 +302,23 @@ class WebSocketGateway(GatewayServer):
                 options=self._connection_options(),
                 listening=ListenerOptions(path=self.config.path),
                 guard=self._guard,
-                ssl=context,
+                ssl=None if self._certificates is None else self._certificates.context,
                 on_error=self._listener_failed,
             )
-            self._metrics = await self._serve_metrics()
+            self._metrics = await serve_metrics(
+                self.config.metrics,
+                self.api.metrics_routes(),
+                ready=lambda: self.ready,
+                on_error=self._listener_failed,
+            )
         except BaseException:
             if self._listener is not None:
                 listener, self._listener = self._listener, None
                 await listener.stop()
             await super().stop()
             raise
-        self._hosts = self._host_policy(self._listener.port)
+        self._hosts = self._host_policy(self.config, self._listener.port)
         self._heart = asyncio.get_running_loop().create_task(self._beat_forever())
-
-    async def _serve_metrics(self) -> Listener | None:
-        """Serve the metrics on a port of their own, if that is wanted."""
-        wanted = self.config.metrics
-        if not wanted.enabled:
-            return None
-
-        def guard(head: RequestHead, address: Any, local: Any, tls: bool) -> Refusal | None:
-            # A page that was rebound to this machine gives its own name as the Host.
-            try:
-                names = HostPolicy(wanted.host, local[1])
-                names.check([*head.all(b"host")], local_address=local[0])
-            except Refused as refused:
-                return Refusal(refused.status, refused.reason)
-            return None
-
-        return await Listener.start(
-            wanted.host,
-            wanted.port,
-            on_head=lambda *_: None,
-            http_app=create_app(ready=lambda: self.ready, routes=self.api.metrics_routes()),
-            guard=guard,
-            on_error=self._listener_failed,
-        )
 
     @property
     def metrics_port(self) -> int | None:
@@ -549,6 +565,23 @@ class WebSocketGateway(GatewayServer):
 
 def _peer(told: Attribution) -> Peer:
     return Peer(told.client_ip, told.key, told.local)
+
+
+def _policies(config: WebSocketTransportConfig) -> tuple[OriginPolicy, ProxyPolicy]:
+    required = config.auth.required
+    origins = OriginPolicy(
+        config.origins.allowed_origins,
+        allow_any=config.origins.dangerously_allow_any_origin,
+        strict=config.origins.strict,
+        ambient=not required,
+    )
+    proxies = ProxyPolicy(
+        config.proxies.trusted,
+        family=config.proxies.family,
+        use_forwarded_host=config.proxies.use_forwarded_host,
+        auth_required=required,
+    )
+    return origins, proxies
 
 
 def _unauthorized(error: GatewayError) -> Refusal:
