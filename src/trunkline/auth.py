@@ -422,6 +422,8 @@ class Door:
         client.scopes &= identity.scopes
         client.identity = replace(
             identity,
+            roles=client.roles,
+            scopes=client.scopes,
             session_patterns=before.session_patterns,
             agent_patterns=before.agent_patterns,
         )

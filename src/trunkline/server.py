@@ -279,7 +279,7 @@ class GatewayServer:
         return self._authenticator.authenticate(Credential(token=token))
 
     def _verify(self, credential: Credential) -> Granted | Awaitable[Granted]:
-        alone = credential.token is not None and credential.password is None
+        alone = credential.password is None and credential.user is None
         if credential.token is not None and alone and self.config.auth.mode != "password":
             return self.validate_token(credential.token)
         return self._authenticator.authenticate(credential)
