@@ -379,7 +379,7 @@ class Pairing:
 
 def compose_pairing(
     config: GatewayConfig, access: Access, door: Door, events: Events
-) -> tuple[Pairing, SignInCodes] | tuple[None, None]:
+) -> tuple[Pairing | None, SignInCodes | None]:
     """Put together what is there where clients sign in and there is a database: devices, codes."""
     database, credentials, users = access.database, access.credentials, access.users
     if not config.auth.required or database is None or credentials is None or users is None:

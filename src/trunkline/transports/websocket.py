@@ -39,7 +39,6 @@ from trunkline.handlers import close_with
 from trunkline.history import History
 from trunkline.http.api import SAFE_METHODS, Api
 from trunkline.http.app import create_app
-from trunkline.jwts import JwtVerifier
 from trunkline.limits import Budget
 from trunkline.messages import error_message
 from trunkline.origins import HostPolicy, OriginPolicy, Refused, check_request
@@ -241,7 +240,11 @@ class WebSocketGateway(GatewayServer):
             self.pairing.waits_now.append(self._waits)
 
     def _jwt_verifier(self, config: JwtConfig) -> Authenticator | None:
-        return JwtVerifier(config) if config.enabled else None
+        if not config.enabled:
+            return None
+        from trunkline.jwts import JwtVerifier  # slow to import, and few gateways need it
+
+        return JwtVerifier(config)
 
     @staticmethod
     def _host_policy(config: WebSocketTransportConfig, port: int) -> HostPolicy:
