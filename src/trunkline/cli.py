@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trunkline import cli_audit, cli_client, cli_sessions
+from trunkline import cli_audit, cli_client, cli_doctor, cli_sessions
 from trunkline.cli_agent import agent_app
 from trunkline.cli_client import (
     FAILED,
@@ -199,6 +199,7 @@ app.command()(cli_client.status)
 app.command()(cli_client.send)
 app.command()(cli_client.agents)
 app.add_typer(cli_sessions.app, name="sessions")
+app.command()(cli_doctor.doctor)
 app.add_typer(cli_audit.app, name="audit")
 
 
