@@ -427,12 +427,13 @@ class _Denied(Exception):
 
 
 def _bad_certificate(error: ssl.SSLCertVerificationError, host: str) -> Trouble:
+    # The numbers are those of OpenSSL's X509_V_ERR_*.
     if error.verify_code == 10:
         return Trouble(
             "the certificate has expired",
             "renew it, then: kill -HUP the gateway or reload the proxy",
         )
-    if error.verify_code == 62:
+    if error.verify_code in (62, 64):
         return Trouble(
             f"the certificate is not for {host}",
             "use a name that it is for, or get one for this name",
