@@ -23,7 +23,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trunkline import cli_audit, cli_client, cli_doctor, cli_sessions
+from trunkline import (
+    cli_audit,
+    cli_client,
+    cli_doctor,
+    cli_sessions,
+    cli_token,
+    cli_users,
+)
 from trunkline.cli_agent import agent_app
 from trunkline.cli_client import (
     FAILED,
@@ -201,6 +208,8 @@ app.command()(cli_client.agents)
 app.add_typer(cli_sessions.app, name="sessions")
 app.command()(cli_doctor.doctor)
 app.add_typer(cli_audit.app, name="audit")
+app.add_typer(cli_token.app, name="token")
+app.add_typer(cli_users.app, name="users")
 
 
 @app.command()

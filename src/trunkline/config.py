@@ -96,6 +96,8 @@ class LimitsConfig(Group, frozen=True, kw_only=True):
     """Connections of one address that have not signed in yet."""
     max_connections: Count = 10_000
     """Connections."""
+    connections_per_user: Count = 1_000
+    """Connections of one user; the owner and the local user have no limit."""
     max_depth: Annotated[int, Meta(ge=2, le=128)] = 32
     """Nested brackets in one message, the envelope's included."""
     max_parse_errors: Count = 10

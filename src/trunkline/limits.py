@@ -142,6 +142,26 @@ class Lockout:
         self._table.popitem(last=False)
 
 
+class Tally:
+    """Counts how many of something each user has."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def __getitem__(self, key: str) -> int:
+        return self._counts.get(key, 0)
+
+    def add(self, key: str) -> None:
+        """Count one more."""
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def drop(self, key: str) -> None:
+        """Count one less."""
+        left = self._counts.pop(key) - 1
+        if left:
+            self._counts[key] = left
+
+
 class Budget:
     """
     Bounds how many of something exist, overall and by key.

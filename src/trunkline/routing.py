@@ -26,6 +26,7 @@ from trunkline.errors import ErrorCode, GatewayError
 from trunkline.handlers import Handlers
 from trunkline.ids import new_id, now_ms
 from trunkline.messages import GatewayMessage, RelayedMessage, create_message, encode, error_message
+from trunkline.patterns import ANY
 from trunkline.payloads import (
     Ack,
     Broadcast,
@@ -92,7 +93,7 @@ class Request:
         self.message_id = message.id
         self.trace = message.trace
         self.payload = payload
-        self.wanted = wanted_by(payload, message.target)
+        self.wanted = wanted_by(asker, payload, message.target)
         self.agent: RegisteredAgent | None = None
         self.pool: Pool[Request] | None = None
         self.parent: Request | OpenRun | None = None
@@ -102,7 +103,7 @@ class Request:
         self.timer: asyncio.TimerHandle | None = None
 
 
-def wanted_by(payload: RouteRequest, target: str | None) -> Wanted:
+def wanted_by(asker: Client, payload: RouteRequest, target: str | None) -> Wanted:
     """
     Return what a request asks of its agent.
 
@@ -117,7 +118,8 @@ def wanted_by(payload: RouteRequest, target: str | None) -> Wanted:
             details={"path": "$.capability"},
         )
     labels = tuple(sorted(payload.labels.items())) if payload.labels else ()
-    return Wanted(payload.capability, agent_id, labels)
+    bounds = asker.identity.agent_patterns if asker.identity is not None else ANY
+    return Wanted(payload.capability, agent_id, labels, bounds)
 
 
 def undelivered(
@@ -175,7 +177,9 @@ class Router:
         if self.closing:
             raise undelivered(ErrorCode.OVERLOADED, "the gateway is stopping", retry_after=5.0)
         if len(client.requests) >= self._limits.requests_per_connection:
-            raise undelivered(ErrorCode.OVERLOADED, "this connection has too many open requests")
+            raise undelivered(
+                ErrorCode.OVERLOADED, "this connection has too many open requests", retry_after=1.0
+            )
         request = Request(client, message, payload)
         if payload.parent_id is not None:
             self._adopt(request, message.session_id, payload.parent_id)
@@ -404,7 +408,7 @@ class Router:
     def _on_explain(
         self, client: Client, message: GatewayMessage, payload: RouteExplain
     ) -> RouteExplained:
-        wanted = wanted_by(payload, message.target)
+        wanted = wanted_by(client, payload, message.target)
         pool = self._pools.find(wanted)
         chosen = self._choose(pool, payload, ()) if pool is not None else None
         found = [
@@ -412,8 +416,11 @@ class Router:
                 agent_id=agent.id, chosen=agent is chosen, reason=_reason(agent, wanted, chosen)
             )
             for agent in self._agents.get_all_agents()
-            if agent.id == wanted.agent_id
-            or (wanted.agent_id is None and wanted.capability in agent.names)
+            if client.allows_agent(agent.id)
+            and (
+                agent.id == wanted.agent_id
+                or (wanted.agent_id is None and wanted.capability in agent.names)
+            )
         ]
         found.sort(key=lambda candidate: not candidate.chosen)
         return RouteExplained(candidates=found[:MAX_EXPLAINED])
@@ -436,11 +443,13 @@ class Router:
         if payload.to == "agents":
             wanted = payload.capability
             delivered = self._agents.broadcast_to_agents(
-                relayed, lambda a: wanted is None or wanted in a.names, exclude=client
+                relayed,
+                lambda a: client.allows_agent(a.id) and wanted in (None, *a.names),
+                exclude=client,
             )
             return Ack(delivered=delivered)
         frame = encode(relayed)
-        targets = [c for c in self._clients.ready() if c is not client]
+        targets = [c for c in self._clients.ready() if c is not client and client.covers(c)]
         for target in targets:
             target.transport.write(frame)
         return Ack(delivered=len(targets))

@@ -88,13 +88,26 @@ def make_stores(
     return history, SqliteRecords(history.database)
 
 
+def open_authdb(config: WebSocketTransportConfig) -> AuthDatabase:
+    """
+    Open the credentials and users in a configuration's data folder.
+
+    Raises:
+        ConfigError: The file is damaged, cannot be used, or others may read it.
+    """
+    return AuthDatabase(data_folder({}, config.data_dir) / AUTH_FILE)
+
+
 def make_gateway(
-    config: WebSocketTransportConfig, failpoint: Failpoint | None = None
+    config: WebSocketTransportConfig,
+    failpoint: Failpoint | None = None,
+    authdb: AuthDatabase | None = None,
 ) -> WebSocketGateway:
     """
     Make the gateway that a configuration describes, without starting it.
 
     Args:
+        authdb: Its credentials and users, see `open_authdb`.
         failpoint: Where a test wants the process to end, if anywhere.
 
     Raises:
@@ -107,7 +120,9 @@ def make_gateway(
             make_ssl_context(tls.cert, tls.key)
         except OSError as error:
             raise ConfigError(f"tls.cert and tls.key do not work: {error}") from None
-    return WebSocketGateway(config, history=history, records=records, failpoint=failpoint)
+    return WebSocketGateway(
+        config, history=history, records=records, authdb=authdb, failpoint=failpoint
+    )
 
 
 def check(config: WebSocketTransportConfig) -> WebSocketTransportConfig:
@@ -152,10 +167,9 @@ async def running(
         if config.bind == "tailscale":
             share = await prepare_share(config.tailscale)
             config = share.apply(config)
-        authdb = AuthDatabase(data_folder({}, config.data_dir) / AUTH_FILE)
-        stack.enter_context(closing(authdb))
+        authdb = stack.enter_context(closing(open_authdb(config)))
         audit = stack.enter_context(closing(Audit(authdb, config.audit)))
-        gateway = make_gateway(config, failpoint)
+        gateway = make_gateway(config, failpoint, authdb)
         keep_audit(gateway, audit)
         stack.push_async_callback(gateway.stop)
         await gateway.start()

@@ -138,7 +138,12 @@ class _Addressed(msgspec.Struct):
 
 def addressees(session: Session, client: Client, chat: Chat, depth: int) -> list[str]:
     """Return the agents of a session that a chat addresses, in the order of their ids."""
-    present = {agent_id for member in session.agent_clients for agent_id in member.agents}
+    present = {
+        agent_id
+        for member in session.agent_clients
+        for agent_id in member.agents
+        if client.allows_agent(agent_id)
+    }
     if depth > MAX_DEPTH or session.record.metadata.get("sendPolicy") == "off":
         return []
     if chat.mentions is not None:

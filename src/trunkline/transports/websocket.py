@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from trunkline.auth import Authenticator, Credential
+from trunkline.auth import RETRY_QUOTA, Authenticator, Credential
+from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Identity, Peer, Phase
 from trunkline.config import DEFAULT_WS_CONFIG, WebSocketTransportConfig
 from trunkline.errors import (
@@ -81,14 +82,27 @@ class DisconnectDetails(msgspec.Struct, frozen=True, kw_only=True):
 class _Visitor:
     """One accepted WebSocket: the listener's `Receiver`, and its heartbeat."""
 
-    __slots__ = ("_gateway", "_proof", "client", "connection", "peer", "pinged_at", "quiet_since")
+    __slots__ = (
+        "_gateway",
+        "_proof",
+        "client",
+        "connection",
+        "peer",
+        "pinged_at",
+        "quiet_since",
+        "stranger",
+    )
 
     def __init__(
         self,
         gateway: WebSocketGateway,
         peer: Peer,
         proof: Identity | Awaitable[Identity] | None,
+        *,
+        stranger: bool,
     ) -> None:
+        self.stranger = stranger
+        """Whether it takes a place among those that have not signed in."""
         self._gateway = gateway
         self._proof = proof
         self.peer = peer
@@ -171,6 +185,7 @@ class WebSocketGateway(GatewayServer):
         authenticator: Knows credentials; see `GatewayServer`.
         history: Where the sessions' logs live; absent: in memory.
         records: Where small facts live; absent: in memory.
+        authdb: Where stored credentials and users live; see `GatewayServer`.
         failpoint: See `trunkline.fanout.Pump`.
 
     Raises:
@@ -186,6 +201,7 @@ class WebSocketGateway(GatewayServer):
         authenticator: Authenticator | None = None,
         history: History | None = None,
         records: Records | None = None,
+        authdb: AuthDatabase | None = None,
         failpoint: Callable[[str], None] | None = None,
     ) -> None:
         config = config or DEFAULT_WS_CONFIG
@@ -194,6 +210,7 @@ class WebSocketGateway(GatewayServer):
             authenticator=authenticator,
             history=history,
             records=records,
+            authdb=authdb,
             failpoint=failpoint,
         )
         required = config.auth.required
@@ -337,10 +354,13 @@ class WebSocketGateway(GatewayServer):
                 proof = self._judge_bearer(bearer, peer)
             except GatewayError as error:
                 return _unauthorized(error)
+        if isinstance(proof, Identity) and not self.door.has_room(proof):
+            wait = str(round(RETRY_QUOTA))
+            return Refusal(429, "this user has too many connections", (("Retry-After", wait),))
         stranger = self.config.auth.required and not isinstance(proof, Identity)
         if stranger and not self._strangers.take(peer.key):
             return Refusal(503, "too many wait for sign-in", (("Retry-After", "5"),))
-        return _Visitor(self, peer, proof)
+        return _Visitor(self, peer, proof, stranger=stranger)
 
     def _judge_bearer(self, header: bytes, peer: Peer) -> Identity | Awaitable[Identity]:
         scheme, _, token = header.decode("latin-1").partition(" ")
@@ -355,10 +375,11 @@ class WebSocketGateway(GatewayServer):
         async def finish() -> None:
             try:
                 self.door.admit(client, await proof)
-            except (GatewayError, Disconnect) as error:
-                if isinstance(error, GatewayError):
-                    client.send(error_message(error))
+            except GatewayError as error:
+                client.send(error_message(error))
                 close_with(client, CloseCode.REVOKED, "the credential is wrong")
+            except Disconnect as error:
+                client.transport.close(error.code, error.reason)
             except Exception:
                 log.exception("authenticator failed", client=client.id)
                 close_with(client, CloseCode.INTERNAL, "the credential cannot be judged")
@@ -381,16 +402,19 @@ class WebSocketGateway(GatewayServer):
         visitor = self._visitors.get(client.id)
         if visitor is not None and visitor.connection is not None:
             visitor.connection.max_message = self.config.max_frame
+            self._known(visitor)
+
+    def _known(self, visitor: _Visitor) -> None:
+        """Free the place of a visitor that is no stranger any more."""
+        if visitor.stranger:
+            visitor.stranger = False
             self._strangers.give(visitor.peer.key)
 
     def _closed(self, visitor: _Visitor, code: int, reason: str) -> None:
+        self._known(visitor)
         client = visitor.client
-        if client is None:
+        if client is None or self._visitors.pop(client.id, None) is None:
             return
-        if self._visitors.pop(client.id, None) is None:
-            return
-        if client.phase is not Phase.READY and self.config.auth.required:
-            self._strangers.give(visitor.peer.key)
         self.on_disconnect(client, code, reason)
         details = DisconnectDetails(
             client=client,
