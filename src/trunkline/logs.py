@@ -243,14 +243,15 @@ class _Lines:
     logged into a second failure.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def msg(self, line: str) -> None:
         """Write one line."""
+        stream = self._stream or sys.stderr
         with suppress(OSError, ValueError):
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            stream.write(line + "\n")
+            stream.flush()
 
     log = debug = info = warn = warning = error = critical = exception = msg
 
@@ -258,7 +259,7 @@ class _Lines:
 class Logs:
     """The running set-up of the logs; see `configure_logs`."""
 
-    def __init__(self, config: LogConfig, secrets: Iterable[str], stream: TextIO) -> None:
+    def __init__(self, config: LogConfig, secrets: Iterable[str], stream: TextIO | None) -> None:
         render: Processor = TextRenderer() if config.format == "text" else _render_json
         self._write = _Lines(stream).msg
         self._finish: tuple[Processor, ...] = (
@@ -279,7 +280,6 @@ class Logs:
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.level]),
             logger_factory=lambda *_: _Lines(stream),
         )
-        logging.basicConfig(handlers=[_Forward()], level=_LEVELS[config.level], force=True)
 
     def flush(self) -> None:
         """Write the counts of storms that have ended; call it about once a second."""
@@ -307,4 +307,20 @@ def configure_logs(
         secrets: Values that must not appear in any line.
         stream: Where lines go; absent: stderr.
     """
-    return Logs(config, [s for s in secrets if s], stream or sys.stderr)
+    logs = Logs(config, [s for s in secrets if s], stream)
+    logging.basicConfig(handlers=[_Forward()], level=_LEVELS[config.level], force=True)
+    return logs
+
+
+def configure_unless_configured(
+    config: LogConfig, *, secrets: Iterable[str | None] = ()
+) -> Logs | None:
+    """
+    Send the gateway's own events to stderr, unless the program has set structlog up itself.
+
+    Left alone, structlog shows what the variables held along with every
+    traceback: tokens and what people said. `logging` is not touched.
+    """
+    if structlog.is_configured():
+        return None
+    return Logs(config, [s for s in secrets if s], None)

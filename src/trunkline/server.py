@@ -38,6 +38,7 @@ from trunkline.handlers import HandlerFunction, Handlers, close_with
 from trunkline.history import History
 from trunkline.history.memory import MemoryHistory
 from trunkline.ids import id_counter
+from trunkline.logs import configure_unless_configured
 from trunkline.messages import (
     GatewayMessage,
     Role,
@@ -394,6 +395,8 @@ class GatewayServer:
         if self._started_at is not None:
             return
         self._started_at = time.monotonic()
+        auth = self.config.auth
+        configure_unless_configured(self.config.log, secrets=[auth.token, auth.password])
         await self.history.open()
         await self.records.open()
         await self.sessions.load()
