@@ -43,6 +43,7 @@ from trunkline.logs import Logs, configure_logs
 from trunkline.records import Records
 from trunkline.records.sqlite import SqliteRecords
 from trunkline.settings import TOKEN_FILE, data_folder, ensure_token
+from trunkline.stalls import StallWatch
 from trunkline.tailscale import TailscaleShare, prepare_share
 from trunkline.transports.listener import make_ssl_context
 from trunkline.transports.websocket import WebSocketGateway
@@ -163,6 +164,9 @@ async def running(
     async with AsyncExitStack() as stack:
         flusher = asyncio.create_task(_flush(logs))
         stack.callback(flusher.cancel)
+        watch = StallWatch()
+        watch.start()
+        stack.callback(watch.stop)
         share: TailscaleShare | None = None
         if config.bind == "tailscale":
             share = await prepare_share(config.tailscale)
