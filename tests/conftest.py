@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import structlog
 from peers import People, guarded_config, hang_up
+from sizes import Sizes
 
 from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.server import GatewayServer
@@ -44,3 +45,9 @@ async def ws_gateway() -> AsyncIterator[WebSocketGateway]:
     async with WebSocketGateway(guarded_config(), authenticator=People()) as gateway:
         yield gateway
         await hang_up(gateway)
+
+
+@pytest.fixture
+def sized() -> Sizes:
+    """Picks the size of a proof for the battery that runs."""
+    return Sizes()
