@@ -9,7 +9,7 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from processes import COMMAND, PATIENCE, clean_environ, finished
+from processes import COMMAND, PATIENCE, clean_environ, invoke
 from rawsocket import RawSocket, request, upgrade
 from websockets.asyncio.client import connect
 
@@ -346,7 +346,7 @@ class TestLines:
             served.end()
             lines = (tmp_path / "stderr").read_text().splitlines()
             where = ("--data-dir", str(served.data))
-            audited = finished(clean_environ(tmp_path), "audit", "--json", *where).stdout
+            audited = invoke(clean_environ(tmp_path), "audit", "--json", *where).stdout
 
         assert all(json.loads(line)["event"].isprintable() for line in lines)
         assert all(line.isprintable() for line in lines)

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from processes import Running, clean_environ, finished
+from processes import Running, clean_environ, finished, invoke
 from rawsocket import RawSocket, request, upgrade
 
 LISTENING = "0A"
@@ -57,8 +57,8 @@ def test_wants_a_sign_in(served, environ):
     """Without a credential nobody is let in."""
     elsewhere = environ | {"TRUNKLINE_DATA_DIR": "/nowhere"}
 
-    assert finished(elsewhere, "status", "--url", served.url).returncode == 4
-    assert finished(environ, "status", "--url", served.url).returncode == 0
+    assert invoke(elsewhere, "status", "--url", served.url).exit_code == 4
+    assert invoke(environ, "status", "--url", served.url).exit_code == 0
 
 
 async def test_shows_no_metrics_to_strangers(served):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import websockets
 from certificates import make_certificate
-from processes import PATIENCE, Running, clean_environ, finished
+from processes import PATIENCE, Running, clean_environ, invoke
 
 from trunkline.config import DEFAULT_WS_CONFIG
 from trunkline.probe import Target, reach
@@ -59,7 +59,7 @@ class Proxied:
 
     def audited(self, action):
         """The addresses that the audit log has for an action."""
-        lines = finished(self.environ, "audit", "--json", "--action", action).stdout.splitlines()
+        lines = invoke(self.environ, "audit", "--json", "--action", action).stdout.splitlines()
         return [json.loads(line)["address"] for line in lines]
 
 
@@ -232,7 +232,7 @@ class TestContainer:
 
         with contextlib.closing(Running(environ, "serve")) as gateway:
             url = gateway.wait_for(r"http://\S+")[0]
-            health = finished(environ, "doctor", "--url", url, "--json")
+            health = invoke(environ, "doctor", "--url", url, "--json")
 
         assert json.loads(health.stdout)["ok"] is True
 

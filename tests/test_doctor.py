@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from certificates import make_certificate
-from processes import Running, clean_environ, finished, invoke
+from processes import Running, clean_environ, invoke
 
 from trunkline import doctor
 from trunkline.authdb import AUTH_FILE, AuthDatabase
@@ -285,10 +285,10 @@ class TestCommand:
         environ = clean_environ(tmp_path) | {"TRUNKLINE_PORT": str(free_port()), "COLUMNS": "80"}
         with contextlib.closing(Running(environ, "serve")) as gateway:
             gateway.wait_for("listening")
-            result = finished(environ, "doctor")
-            as_json = json.loads(finished(environ, "doctor", "--json").stdout)
+            result = invoke(environ, "doctor")
+            as_json = json.loads(invoke(environ, "doctor", "--json").stdout)
 
-        assert result.returncode == 0, result.stdout
+        assert result.exit_code == 0, result.stdout
         assert "All is well." in result.stdout
         assert max(map(len, result.stdout.splitlines())) <= 80
         assert as_json["ok"] is True
@@ -302,9 +302,9 @@ class TestCommand:
         environ = clean_environ(tmp_path)
         with contextlib.closing(Running(environ, "serve", "--port", "0")) as gateway:
             url = gateway.wait_for(r"http://\S+")[0]
-            result = finished(environ, "doctor", "--url", url, "--token", "x" * 20)
+            result = invoke(environ, "doctor", "--url", url, "--token", "x" * 20)
 
-        assert result.returncode == 1
+        assert result.exit_code == 1
         assert "✗ auth" in result.stdout
         assert "--token" in result.stdout
         assert "not tried: ping, hello" in result.stdout
