@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import websockets
-from certificates import make_certificate
+from certificates import write_certificate
 from processes import PATIENCE, Running, clean_environ, invoke
 
 from trunkline.config import DEFAULT_WS_CONFIG
@@ -105,7 +105,7 @@ def proxied(request, tmp_path_factory):
     if shutil.which(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
     folder = tmp_path_factory.mktemp(request.param)
-    cert, key = make_certificate(folder, NAME)
+    cert, key = write_certificate(folder, NAME)
     proxied = Proxied(folder, free_port())
     make = {"nginx": with_nginx, "caddy": with_caddy}[request.param]
     command = make(folder, proxied.port, proxied.upstream, cert, key)

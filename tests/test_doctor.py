@@ -9,7 +9,7 @@ import sqlite3
 import threading
 
 import pytest
-from certificates import make_certificate
+from certificates import write_certificate
 from processes import Running, clean_environ, invoke
 
 from trunkline import doctor
@@ -199,7 +199,7 @@ class TestPort:
 class TestTls:
     def test_an_expired_certificate_fails(self, folder, tmp_path):
         """With the day, and how to take a new one into use."""
-        cert, key = make_certificate(tmp_path, days=-1)
+        cert, key = write_certificate(tmp_path, days=-1)
 
         finding = one(examined(folder, tls=TlsConfig(cert=cert, key=key)), "tls files", "failed")
 
@@ -208,7 +208,7 @@ class TestTls:
 
     def test_one_that_expires_soon_is_a_warning(self, folder, tmp_path):
         """Two weeks before."""
-        cert, key = make_certificate(tmp_path, days=5)
+        cert, key = write_certificate(tmp_path, days=5)
 
         findings = examined(folder, tls=TlsConfig(cert=cert, key=key))
 
@@ -216,8 +216,8 @@ class TestTls:
 
     def test_a_key_of_another_certificate_fails(self, folder, tmp_path):
         """It names both files."""
-        cert, _ = make_certificate(tmp_path)
-        _, key = make_certificate(tmp_path, stem="other")
+        cert, _ = write_certificate(tmp_path)
+        _, key = write_certificate(tmp_path, stem="other-")
 
         finding = one(examined(folder, tls=TlsConfig(cert=cert, key=key)), "tls files", "failed")
 
@@ -225,7 +225,7 @@ class TestTls:
 
     def test_a_file_that_is_no_certificate_fails(self, folder, tmp_path):
         """It names the file."""
-        _, key = make_certificate(tmp_path)
+        _, key = write_certificate(tmp_path)
         (tmp_path / "x.pem").write_text("nothing")
 
         findings = examined(folder, tls=TlsConfig(cert=str(tmp_path / "x.pem"), key=key))
@@ -234,7 +234,7 @@ class TestTls:
 
     def test_a_good_pair_is_said_to_fit(self, folder, tmp_path):
         """With the day up to which it is valid."""
-        cert, key = make_certificate(tmp_path, days=200)
+        cert, key = write_certificate(tmp_path, days=200)
 
         findings = examined(folder, tls=TlsConfig(cert=cert, key=key))
 

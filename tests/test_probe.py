@@ -5,7 +5,7 @@ import socket
 from contextlib import asynccontextmanager
 
 import pytest
-from certificates import make_certificate
+from certificates import write_certificate
 from peers import guarded_config, open_config
 
 from trunkline.config import AuthConfig, OriginConfig, TlsConfig
@@ -214,7 +214,7 @@ class TestTls:
     @pytest.fixture
     def tls(self, tmp_path, monkeypatch):
         def make(name="127.0.0.1", days=30.0, trusted=True):
-            cert, key = make_certificate(tmp_path, name, days=days)
+            cert, key = write_certificate(tmp_path, name, days=days)
             if trusted:
                 monkeypatch.setenv("SSL_CERT_FILE", cert)
             return guarded_config(tls=TlsConfig(cert=cert, key=key))

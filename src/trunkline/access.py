@@ -71,12 +71,13 @@ class Access:
             self.credentials.changed.append(self._credential_changed)
             self.users.changed.append(self._user_changed)
 
-    def chain(self, owner: Authenticator) -> Chain:
+    def chain(self, owner: Authenticator, jwts: Authenticator | None) -> Chain:
         """Return what judges all credentials, with `owner` for those without a form."""
         return Chain(
             owner,
             stored=StoredTokens(self.credentials) if self.credentials is not None else None,
             passwords=Passwords(self.users) if self.users is not None else None,
+            jwts=jwts,
         )
 
     def holds(self, identity: Identity) -> bool:

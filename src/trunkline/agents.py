@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from trunkline.clients import Client, Clients, Phase
-from trunkline.config import LimitsConfig
+from trunkline.config import GatewayConfig, LimitsConfig
 from trunkline.errors import CloseCode, Disconnect, ErrorCode, GatewayError
 from trunkline.events import Events
 from trunkline.handlers import Handlers, close_with
@@ -199,6 +199,10 @@ class AgentRegistry:
         """Called when an agent cannot be asked any more, or is about to change."""
         self.lost: list[Callable[[RegisteredAgent], None]] = []
         """Called when an agent's work ends, for it will not come back to it."""
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._limits = config.limits
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""

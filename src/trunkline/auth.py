@@ -19,7 +19,7 @@ import msgspec
 from msgspec.structs import replace
 
 from trunkline.clients import Client, Identity, Peer, Phase
-from trunkline.config import AuthConfig
+from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.credentials import PREFIX, Credentials, StoredCredential
 from trunkline.errors import CloseCode, Disconnect, ErrorCode, GatewayError
 from trunkline.events import AuditEntry, Events
@@ -247,6 +247,12 @@ class Door:
         self.over_quota = 0
         """Connections refused because their user had too many."""
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = auth = config.auth
+        self._per_user = config.limits.connections_per_user
+        self._lockout.reconfigure(auth.max_failures, auth.failure_window, auth.lockout)
+
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
         handlers.add("connect", self._on_connect, Connect)
@@ -416,6 +422,8 @@ class Door:
         client.scopes &= identity.scopes
         client.identity = replace(
             identity,
+            roles=client.roles,
+            scopes=client.scopes,
             session_patterns=before.session_patterns,
             agent_patterns=before.agent_patterns,
         )

@@ -104,7 +104,7 @@ def serve(
         Literal["text", "json"] | None, typer.Option(help="How log lines look.")
     ] = None,
 ) -> None:
-    """Run the gateway until Ctrl-C or SIGTERM."""
+    """Run the gateway until Ctrl-C or SIGTERM. SIGHUP reloads the configuration."""
     flags = {
         "host": host,
         "port": port,
@@ -123,12 +123,18 @@ def serve(
         "log.format": log_format,
     }
     from trunkline import failpoints, run
+    from trunkline.reloads import Source
     from trunkline.settings import load_settings
 
     with exiting("--port 0 takes a free one"):
         failpoint = failpoints.parse_failpoint(os.environ.get(failpoints.VARIABLE))
         checked = run.check(load_settings(flags, os.environ, config))
-        _run(run.serve(checked, failpoint))
+        source = Source(
+            checked,
+            lambda: load_settings(flags, os.environ, config),
+            str(config or "flags and environment"),
+        )
+        _run(run.serve(checked, failpoint, source))
 
 
 @app.command()

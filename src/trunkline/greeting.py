@@ -52,6 +52,10 @@ class Greeting:
         self._uptime = uptime
         self._draining = draining
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = config
+
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
         handlers.add("ping", self._on_ping)

@@ -85,6 +85,10 @@ class Lockout:
     def __len__(self) -> int:
         return len(self._table)
 
+    def reconfigure(self, failures: int, window: float, duration: float) -> None:
+        """Go by other numbers from now on; locks that hold go on as they began."""
+        self._limit, self._window, self._duration = failures, window, duration
+
     def attempt(self, key: str, now: float) -> None:
         """
         Count one attempt of an address.
@@ -177,6 +181,10 @@ class Budget:
         self._by_key: dict[str, int] = {}
         self.count = 0
         """How many there are."""
+
+    def reconfigure(self, total: int, per_key: int) -> None:
+        """Go by other bounds from now on; places that are taken stay so."""
+        self._total, self._per_key = total, per_key
 
     def take(self, key: str) -> bool:
         """Take a place; False if there is none."""

@@ -259,7 +259,22 @@ class _Lines:
 class Logs:
     """The running set-up of the logs; see `configure_logs`."""
 
-    def __init__(self, config: LogConfig, secrets: Iterable[str], stream: TextIO | None) -> None:
+    def __init__(
+        self,
+        config: LogConfig,
+        secrets: Iterable[str],
+        stream: TextIO | None = None,
+        *,
+        forward: bool = True,
+    ) -> None:
+        self._stream = stream
+        self._forward = forward
+        self._storms = StormLimiter(self._report)
+        self.reconfigure(config, secrets)
+
+    def reconfigure(self, config: LogConfig, secrets: Iterable[str]) -> None:
+        """Write in another form, from another level on, or without other secrets from now on."""
+        stream = self._stream
         render: Processor = TextRenderer() if config.format == "text" else _render_json
         self._write = _Lines(stream).msg
         self._finish: tuple[Processor, ...] = (
@@ -268,7 +283,6 @@ class Logs:
             bound_fields,
             render,
         )
-        self._storms = StormLimiter(self._report)
         structlog.configure(
             processors=[
                 structlog.contextvars.merge_contextvars,
@@ -280,6 +294,8 @@ class Logs:
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.level]),
             logger_factory=lambda *_: _Lines(stream),
         )
+        if self._forward:
+            logging.basicConfig(handlers=[_Forward()], level=_LEVELS[config.level], force=True)
 
     def flush(self) -> None:
         """Write the counts of storms that have ended; call it about once a second."""
@@ -307,9 +323,7 @@ def configure_logs(
         secrets: Values that must not appear in any line.
         stream: Where lines go; absent: stderr.
     """
-    logs = Logs(config, [s for s in secrets if s], stream)
-    logging.basicConfig(handlers=[_Forward()], level=_LEVELS[config.level], force=True)
-    return logs
+    return Logs(config, [s for s in secrets if s], stream)
 
 
 def configure_unless_configured(
@@ -323,4 +337,4 @@ def configure_unless_configured(
     """
     if structlog.is_configured():
         return None
-    return Logs(config, [s for s in secrets if s], None)
+    return Logs(config, [s for s in secrets if s], forward=False)

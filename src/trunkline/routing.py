@@ -21,7 +21,7 @@ from msgspec import Raw
 
 from trunkline.agents import AgentRegistry, RegisteredAgent
 from trunkline.clients import Client, Clients
-from trunkline.config import LimitsConfig
+from trunkline.config import GatewayConfig, LimitsConfig
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.handlers import Handlers
 from trunkline.ids import new_id, now_ms
@@ -160,6 +160,10 @@ class Router:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._limits = config.limits
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""

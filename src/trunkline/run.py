@@ -19,7 +19,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -42,7 +42,8 @@ from trunkline.history.sqlite import SqliteHistory
 from trunkline.logs import Logs, configure_logs
 from trunkline.records import Records
 from trunkline.records.sqlite import SqliteRecords
-from trunkline.settings import TOKEN_FILE, data_folder, ensure_token
+from trunkline.reloads import Reloader, Source
+from trunkline.settings import TOKEN_FILE, data_folder, ensure_token, secrets_of
 from trunkline.stalls import StallWatch
 from trunkline.tailscale import TailscaleShare, prepare_share
 from trunkline.transports.listener import make_ssl_context
@@ -142,9 +143,18 @@ def check(config: WebSocketTransportConfig) -> WebSocketTransportConfig:
     return config
 
 
+class Reloading(NamedTuple):
+    """When to read the configuration anew, and where."""
+
+    source: Source
+    asked: asyncio.Event
+
+
 @asynccontextmanager
 async def running(
-    config: WebSocketTransportConfig, failpoint: Failpoint | None = None
+    config: WebSocketTransportConfig,
+    failpoint: Failpoint | None = None,
+    reloading: Reloading | None = None,
 ) -> AsyncIterator[WebSocketGateway]:
     """
     Run a gateway, and the logs of its process, for as long as the context lasts.
@@ -152,13 +162,14 @@ async def running(
     Args:
         config: A configuration that has its credential, see `settings.ensure_token`.
         failpoint: Where a test wants the process to end, if anywhere.
+        reloading: When to read the configuration anew, and where; absent: never.
 
     Raises:
         ConfigError: The configuration cannot work on this machine.
         OSError: The address cannot be listened on.
         TailscaleError: The gateway could not be shared.
     """
-    logs = configure_logs(config.log, secrets=[config.auth.token, config.auth.password])
+    logs = configure_logs(config.log, secrets=secrets_of(config))
     _warn(config)
     _tune_process(config)
     async with AsyncExitStack() as stack:
@@ -181,7 +192,24 @@ async def running(
             stack.push_async_callback(share.stop)
             await share.start(gateway.port)
             log.info("shared over tailscale", url=share.url)
+        if reloading is not None:
+            apply = _same if share is None else share.apply
+            reloader = Reloader(gateway, logs, reloading.source, apply)
+            task = asyncio.create_task(_reload_when(reloading.asked, reloader, gateway))
+            stack.callback(task.cancel)
         yield gateway
+
+
+def _same(config: WebSocketTransportConfig) -> WebSocketTransportConfig:
+    return config
+
+
+async def _reload_when(asked: asyncio.Event, reloader: Reloader, gateway: WebSocketGateway) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        reloader.reload()
+        _allow_files(gateway.config.limits.max_connections + FILES_BESIDE_CONNECTIONS)
 
 
 def keep_audit(gateway: WebSocketGateway, audit: Audit) -> None:
@@ -231,17 +259,22 @@ async def _flush(logs: Logs) -> None:
         logs.flush()
 
 
-async def serve(config: WebSocketTransportConfig, failpoint: Failpoint | None = None) -> None:
+async def serve(
+    config: WebSocketTransportConfig,
+    failpoint: Failpoint | None = None,
+    source: Source | None = None,
+) -> None:
     """
     Run a gateway until SIGTERM or SIGINT, then send everybody away in good order.
 
     A second signal ends the process at once; what was acknowledged stays
-    stored. Prints one line to stdout when connections are accepted. A new
+    stored. SIGHUP reads the configuration and the certificate anew. Prints one line to stdout when connections are accepted. A new
     token is shown on stderr, this once.
 
     Args:
         config: The gateway's configuration.
         failpoint: Where a test wants the process to end, if anywhere.
+        source: Where the configuration came from; absent: it is not read again.
 
     Raises:
         ConfigError: The configuration cannot work on this machine.
@@ -249,10 +282,11 @@ async def serve(config: WebSocketTransportConfig, failpoint: Failpoint | None = 
         TailscaleError: The gateway could not be shared.
     """
     stop = stop_signal()
+    reloading = Reloading(source, reload_signal(stop)) if source is not None else None
     config, created = ensure_token(config)
     if created:
         show_token(config)
-    async with running(config, failpoint) as gateway:
+    async with running(config, failpoint, reloading) as gateway:
         print(f"trunkline {version('trunkline')} listening on {gateway.address}", flush=True)
         await stop.wait()
         log.info("stopping")
@@ -362,6 +396,19 @@ def stop_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number)
     return stop
+
+
+def reload_signal(stop: asyncio.Event) -> asyncio.Event:
+    """Return an event that SIGHUP sets; where our terminal is gone, it sets `stop` instead."""
+    asked = asyncio.Event()
+    attended = os.isatty(0)
+
+    def received() -> None:
+        gone = attended and not os.isatty(0)
+        (stop if gone else asked).set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, received)
+    return asked
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:

@@ -18,7 +18,7 @@ from msgspec import Raw
 from trunkline.agents import RegisteredAgent
 from trunkline.assignments import Assignments
 from trunkline.clients import Client
-from trunkline.config import SessionsConfig
+from trunkline.config import GatewayConfig, SessionsConfig
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.handlers import Handlers
 from trunkline.ids import now_ms
@@ -67,6 +67,10 @@ class Runs:
         sessions.opened.append(self._rebuild)
         sessions.went_live.append(self._catch_up)
         sessions.patched.append(self._patched)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = config.sessions
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""

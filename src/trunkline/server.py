@@ -26,6 +26,7 @@ from trunkline.clients import Client, Clients, Identity, Peer, Phase
 from trunkline.config import (
     DEFAULT_GATEWAY_CONFIG,
     GatewayConfig,
+    JwtConfig,
     bind_address,
     check_config,
 )
@@ -102,7 +103,8 @@ class GatewayServer:
         self.events = Events()
         self.clients = Clients()
         self.access = Access(authdb, self.clients, self.events, self._ended)
-        self._authenticator = self._choose_authenticator(authenticator)
+        self._given = authenticator
+        self._authenticator = self._choose_authenticator(self.config)
         kept = self.config.history
         self.history = history or MemoryHistory(
             max_messages=kept.max_messages, max_age=kept.max_age, max_bytes=kept.max_bytes
@@ -118,20 +120,29 @@ class GatewayServer:
         self._compose()
         self.setup_default_handlers()
 
-    def _choose_authenticator(self, given: Authenticator | None) -> Authenticator:
-        auth = self.config.auth
+    def _choose_authenticator(self, config: GatewayConfig) -> Authenticator:
+        auth, given, jwts = config.auth, self._given, self._jwt_verifier(config.auth.jwt)
         secret = SharedSecret(auth)
         own = given is not None or type(self).validate_token is not GatewayServer.validate_token
-        if auth.required and not secret.usable and not own and self.authdb is None:
+        others = own or self.authdb is not None or jwts is not None
+        if auth.required and not secret.usable and not others:
             raise ConfigError(
                 f"sign-in is on, but there is no {auth.mode}: set auth.{auth.mode} (or "
                 f"auth.{auth.mode}_file), pass an authenticator, or override validate_token"
             )
         owner = given or secret
-        chain = self.access.chain(owner)
+        chain = self.access.chain(owner, jwts)
         if auth.token and chain.choose(Credential(token=auth.token)) is not owner:
-            raise ConfigError("auth.token has the form of a token that the gateway makes itself")
+            raise ConfigError(
+                "auth.token has the form of a token that others judge: choose another"
+            )
         return chain
+
+    def _jwt_verifier(self, config: JwtConfig) -> Authenticator | None:
+        """Return what knows the tokens of an identity provider; the core fetches no keys."""
+        if config.enabled:
+            raise ConfigError("auth.jwt needs a WebSocketGateway, or a JwtVerifier passed to this")
+        return None
 
     def _compose(self) -> None:
         config, clients, events = self.config, self.clients, self.events
@@ -168,6 +179,23 @@ class GatewayServer:
         )
         events.on("agent:registered", self._agent_changed)
         events.on("agent:unregistered", self._agent_changed)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """
+        Go by another configuration, as far as it can change while the gateway runs.
+
+        Raises:
+            ConfigError: It is unsafe or contradicts itself; nothing has changed.
+        """
+        check_config(config)
+        if config.auth.jwt != self.config.auth.jwt:  # or else the keys that it knows are kept
+            self._authenticator = self._choose_authenticator(config)
+        self.config = config
+        for part in (
+            *(self.handlers, self.sessions, self._session_handlers, self.agents),
+            *(self.runs, self.router, self.greeting, self.door),
+        ):
+            part.reconfigure(config)
 
     def setup_default_handlers(self) -> None:
         """Add the handlers of all built-in message types."""
@@ -252,7 +280,7 @@ class GatewayServer:
         return self._authenticator.authenticate(Credential(token=token))
 
     def _verify(self, credential: Credential) -> Granted | Awaitable[Granted]:
-        alone = credential.token is not None and credential.password is None
+        alone = credential.password is None and credential.user is None
         if credential.token is not None and alone and self.config.auth.mode != "password":
             return self.validate_token(credential.token)
         return self._authenticator.authenticate(credential)

@@ -68,6 +68,10 @@ class SessionHandlers:
         self._assignments = assignments
         self._config = config
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = config
+
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
         handlers.add("session_create", self._on_create, SessionCreate)

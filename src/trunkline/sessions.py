@@ -146,6 +146,10 @@ class SessionManager:
         self.patched: list[Callable[[Session], None]] = []
         """Called after a session's settings have changed."""
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = config
+
     async def load(self) -> None:
         """Read the records of all sessions; called once, at start."""
         for record in await self._records.scan(KIND):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from ssl import SSLContext
 from typing import Any
 
 import msgspec
@@ -19,9 +20,16 @@ import structlog
 from trunkline.auth import RETRY_QUOTA, Authenticator, Credential
 from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Identity, Peer, Phase
-from trunkline.config import DEFAULT_WS_CONFIG, WebSocketTransportConfig
+from trunkline.config import (
+    DEFAULT_WS_CONFIG,
+    GatewayConfig,
+    JwtConfig,
+    WebSocketTransportConfig,
+    bind_address,
+)
 from trunkline.errors import (
     CloseCode,
+    ConfigError,
     Disconnect,
     ErrorCode,
     GatewayError,
@@ -39,10 +47,10 @@ from trunkline.transport import Transport
 from trunkline.transports.connection import Connection, ConnectionOptions
 from trunkline.transports.heads import RequestHead
 from trunkline.transports.listener import (
+    Certificates,
     Listener,
     ListenerOptions,
     Refusal,
-    make_ssl_context,
 )
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -213,31 +221,60 @@ class WebSocketGateway(GatewayServer):
             authdb=authdb,
             failpoint=failpoint,
         )
-        required = config.auth.required
-        self._origins = OriginPolicy(
-            config.origins.allowed_origins,
-            allow_any=config.origins.dangerously_allow_any_origin,
-            strict=config.origins.strict,
-            ambient=not required,
-        )
-        self._proxies = ProxyPolicy(
-            config.proxies.trusted,
-            family=config.proxies.family,
-            use_forwarded_host=config.proxies.use_forwarded_host,
-            auth_required=required,
-        )
-        self._hosts = self._host_policy(config.port or 1)
+        self._origins, self._proxies = _policies(config)
+        self._hosts = self._host_policy(config, config.port or 1)
         limits = config.limits
         self._strangers = Budget(limits.pre_auth_connections, limits.pre_auth_per_address)
         self._soft_limit = limits.max_message_size
         self._listener: Listener | None = None
+        self._certificates: Certificates | None = None
         self._visitors: dict[str, _Visitor] = {}
         self._heart: asyncio.Task[None] | None = None
         self._proofs: set[asyncio.Task[None]] = set()
         self.on("client:auth", self._signed_in)
 
-    def _host_policy(self, port: int) -> HostPolicy:
-        return HostPolicy(self.get_bind_address(), port, self.config.origins.allowed_hosts)
+    def _jwt_verifier(self, config: JwtConfig) -> Authenticator | None:
+        if not config.enabled:
+            return None
+        from trunkline.jwts import JwtVerifier  # slow to import, and few gateways need it
+
+        return JwtVerifier(config)
+
+    @staticmethod
+    def _host_policy(config: WebSocketTransportConfig, port: int) -> HostPolicy:
+        return HostPolicy(bind_address(config), port, config.origins.allowed_hosts)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """
+        Go by another configuration, and read the certificate anew.
+
+        Connections that are open keep their certificate and the limits of their buffers. What
+        cannot change while the gateway runs must be as it was; see `trunkline.reloads`.
+
+        Raises:
+            ConfigError: It is unsafe or contradicts itself; nothing has changed.
+        """
+        assert isinstance(config, WebSocketTransportConfig)
+        # All that can fail comes first.
+        origins, proxies = _policies(config)
+        hosts = self._host_policy(config, self.port or 1)
+        context = self._read_certificate()
+        super().reconfigure(config)
+        self._origins, self._proxies, self._hosts = origins, proxies, hosts
+        if self._certificates is not None and context is not None:
+            self._certificates.use(context)
+        limits = config.limits
+        self._strangers.reconfigure(limits.pre_auth_connections, limits.pre_auth_per_address)
+        self._soft_limit = limits.max_message_size
+        if self._listener is not None:
+            self._listener.options = self._connection_options()
+
+    def _read_certificate(self) -> SSLContext | None:
+        try:
+            return None if self._certificates is None else self._certificates.read()
+        except OSError as error:
+            tls = self.config.tls
+            raise ConfigError(f"{tls.cert} and {tls.key} do not work: {error}") from None
 
     # Life
 
@@ -251,7 +288,7 @@ class WebSocketGateway(GatewayServer):
         if self._listener is not None:
             return
         tls = self.config.tls
-        context = make_ssl_context(tls.cert, tls.key) if tls.cert and tls.key else None
+        self._certificates = Certificates(tls.cert, tls.key) if tls.cert and tls.key else None
         await super().start()
         try:
             self._listener = await Listener.start(
@@ -262,13 +299,13 @@ class WebSocketGateway(GatewayServer):
                 options=self._connection_options(),
                 listening=ListenerOptions(path=self.config.path),
                 guard=self._guard,
-                ssl=context,
+                ssl=None if self._certificates is None else self._certificates.context,
                 on_error=self._listener_failed,
             )
         except BaseException:
             await super().stop()
             raise
-        self._hosts = self._host_policy(self._listener.port)
+        self._hosts = self._host_policy(self.config, self._listener.port)
         self._heart = asyncio.get_running_loop().create_task(self._beat_forever())
 
     def _connection_options(self) -> ConnectionOptions:
@@ -492,6 +529,23 @@ class WebSocketGateway(GatewayServer):
             "buffered_bytes": sum(c.transport.buffered() for c in self.clients),
             "address": self.address,
         }
+
+
+def _policies(config: WebSocketTransportConfig) -> tuple[OriginPolicy, ProxyPolicy]:
+    required = config.auth.required
+    origins = OriginPolicy(
+        config.origins.allowed_origins,
+        allow_any=config.origins.dangerously_allow_any_origin,
+        strict=config.origins.strict,
+        ambient=not required,
+    )
+    proxies = ProxyPolicy(
+        config.proxies.trusted,
+        family=config.proxies.family,
+        use_forwarded_host=config.proxies.use_forwarded_host,
+        auth_required=required,
+    )
+    return origins, proxies
 
 
 def _unauthorized(error: GatewayError) -> Refusal:
