@@ -70,8 +70,8 @@ def test_every_row_has_a_test_and_every_test_a_row():
 
 
 def test_the_table_has_every_event():
-    """No event is left out."""
-    assert {row.here for row in ROWS if row.kind == "Events"} == set(EVENTS)
+    """No event is left out but `audit`, which the source does not have."""
+    assert {row.here for row in ROWS if row.kind == "Events"} == set(EVENTS) - {"audit"}
 
 
 # Messages

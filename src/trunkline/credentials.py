@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from msgspec.structs import asdict, replace
 
@@ -116,6 +116,7 @@ class Credentials:
         self._by_id: dict[str, StoredCredential] = {}
         self._by_digest: dict[bytes, str] = {}
         self._digests: dict[str, bytes] = {}
+        self._rows: dict[str, tuple[Any, ...]] = {}
         self._used: dict[str, int] = {}
         self.changed: list[Callable[[Change], None]] = []
         """Called after this process has made, revoked or rotated a credential."""
@@ -282,11 +283,14 @@ class Credentials:
     def refresh(self) -> None:
         """Read again what another process may have written."""
         self._seen = self._database.version()
-        self._by_id.clear()
-        self._by_digest.clear()
-        self._digests.clear()
+        before, known = self._rows, self._by_id
+        self._by_id, self._by_digest, self._digests, self._rows = {}, {}, {}, {}
         for row in self._database.rows("SELECT * FROM credentials"):
-            self._keep(from_row(row, StoredCredential), row["digest"])
+            # Most rows are as they were, and to compare one is much quicker than to read it.
+            id, values = row["id"], tuple(row)
+            same = id in known and before.get(id) == values
+            self._keep(known[id] if same else from_row(row, StoredCredential), row["digest"])
+            self._rows[id] = values
 
     def _keep(self, stored: StoredCredential, digest: bytes) -> None:
         self._by_digest.pop(self._digests.get(stored.id, b""), None)
