@@ -12,8 +12,9 @@ import hashlib
 import hmac
 import re
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -210,6 +211,37 @@ def as_identity(granted: Granted) -> Identity | None:
     return granted if granted and granted.roles else None
 
 
+class Keys(Protocol):
+    """Knows the devices that have a key of their own; see `trunkline.pairing`."""
+
+    def prove(self, client: Client, payload: Connect) -> bytes | None:
+        """Return the key that a ``connect`` proves, if it speaks of one."""
+
+    def greet(self, client: Client, key: bytes) -> None:
+        """Let in who proved a key that is paired; have others wait."""
+
+    def describe(self, client: Client, hello: HelloOk) -> None:
+        """Say in a ``hello_ok`` how the pairing stands."""
+
+
+class Redeemed(NamedTuple):
+    """What a sign-in code was worth."""
+
+    identity: Identity
+    token: str
+    """The session's token, which is nowhere else."""
+
+
+class Codes(Protocol):
+    """Knows the sign-in codes; see `trunkline.codes`."""
+
+    def redeem(self, code: str, peer: Peer) -> Redeemed | None:
+        """Take a code; None if it is worth nothing."""
+
+    def cancel(self, redeemed: Redeemed) -> None:
+        """Undo what a code was taken for."""
+
+
 RETRY_QUOTA = 30.0
 """Seconds after which a user with too many connections may try again."""
 
@@ -242,6 +274,10 @@ class Door:
         self._events = events
         self._lockout = Lockout(config.max_failures, config.failure_window, config.lockout)
         self._connections: dict[str, set[Client]] = {}
+        self.keys: Keys | None = None
+        """Knows the devices' keys; None: they are not looked at."""
+        self.codes: Codes | None = None
+        """Knows the sign-in codes; None: there are none."""
         self.failures = 0
         """Wrong credentials so far."""
         self.over_quota = 0
@@ -286,10 +322,7 @@ class Door:
     def _checked(self, granted: Granted, peer: Peer) -> Identity:
         identity = as_identity(granted)
         if identity is None or not self.holds(identity):
-            self.failures += 1
-            self._refused("auth.failed", peer)
-            if self._lockout.failed(peer.key, time.monotonic()):
-                self._refused("auth.locked", peer)
+            self._failed(peer)
             raise GatewayError(ErrorCode.AUTH_FAILED, "the credential is wrong")
         self._lockout.take_back(peer.key)
         return identity
@@ -297,6 +330,33 @@ class Door:
     def _refused(self, action: str, peer: Peer) -> None:
         entry = AuditEntry(action=action, outcome="refused", address=peer.address)
         self._events.emit("audit", entry)
+
+    def _failed(self, peer: Peer) -> None:
+        self.failures += 1
+        self._refused("auth.failed", peer)
+        if self._lockout.failed(peer.key, time.monotonic()):
+            self._refused("auth.locked", peer)
+
+    @contextmanager
+    def attempt(self, peer: Peer) -> Iterator[None]:
+        """
+        Count what is done within as one attempt to sign in; a `GatewayError` makes it a wrong one.
+
+        Raises:
+            GatewayError: ``AUTH_LOCKED``, before anything is done within.
+        """
+        self._lockout.attempt(peer.key, time.monotonic())
+        wrong = False
+        try:
+            yield
+        except GatewayError:
+            wrong = True
+            raise
+        finally:
+            if wrong:
+                self._failed(peer)
+            else:
+                self._lockout.take_back(peer.key)
 
     def admit(self, client: Client, identity: Identity) -> None:
         """
@@ -364,13 +424,20 @@ class Door:
                 details={"supported": [PROTOCOL_VERSION]},
             )
         self._check_device(client, payload)
+        key = self.keys.prove(client, payload) if self.keys is not None else None
         self._bind_role(client, payload.role)
         client.device_id = payload.device_id
         client.advance("connect")
         if payload.device_name is not None:
             client.device_name = payload.device_name
         client.refresh_sender()
-        return self._hello(client)
+        if self.keys is None:
+            return self._hello(client)
+        if key is not None:
+            self.keys.greet(client, key)
+        hello = self._hello(client)
+        self.keys.describe(client, hello)
+        return hello
 
     def _check_device(self, client: Client, payload: Connect) -> None:
         if client.device_id is not None and client.device_id != payload.device_id:
@@ -395,14 +462,35 @@ class Door:
             return self._welcome(client, payload, client.identity)
         if payload.token is None and payload.password is None and payload.code is None:
             raise GatewayError(ErrorCode.AUTH_REQUIRED, "there is no credential in it")
+        if payload.code is not None:
+            return self._on_code(client, payload, payload.code)
         credential = Credential(token=payload.token, password=payload.password, user=payload.user)
         checked = self.check(credential, client.peer)
         identity = await checked if isinstance(checked, Awaitable) else checked
+        self._enter(client, identity)
+        return self._welcome(client, payload, client.identity or identity)
+
+    def _enter(self, client: Client, identity: Identity) -> None:
         if client.identity is not None:
             self._refresh(client, identity)
         else:
             self.admit(client, identity)
-        return self._welcome(client, payload, client.identity or identity)
+
+    def _on_code(self, client: Client, payload: Auth, code: str) -> AuthSuccess:
+        alone = payload.token is None and payload.password is None
+        with self.attempt(client.peer):
+            taken = self.codes.redeem(code, client.peer) if self.codes and alone else None
+            if taken is None:
+                raise GatewayError(ErrorCode.AUTH_FAILED, "the code is wrong")
+        try:
+            self._enter(client, taken.identity)
+        except BaseException:
+            assert self.codes is not None
+            self.codes.cancel(taken)
+            raise
+        welcome = self._welcome(client, payload, client.identity or taken.identity)
+        welcome.token = taken.token
+        return welcome
 
     def _refresh(self, client: Client, identity: Identity) -> None:
         if client.user_id != identity.user_id:

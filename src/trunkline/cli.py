@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +27,9 @@ import typer
 from trunkline import (
     cli_audit,
     cli_client,
+    cli_devices,
     cli_doctor,
+    cli_open,
     cli_sessions,
     cli_token,
     cli_users,
@@ -150,18 +153,18 @@ def demo(
     flags = {"port": port, "data_dir": data_dir, "log.level": "warning"}
     with exiting("try `trunkline demo --port 18790`"):
         checked = run.check(load_settings(flags, os.environ, config))
-        _run(run.demo(checked, _chat_command(data_dir)))
+        _run(run.demo(checked, partial(_command_line, data_dir)))
 
 
-def _chat_command(data_dir: str | None) -> str:
-    """Return the command with which a person talks to this gateway."""
+def _command_line(data_dir: str | None, command: str) -> str:
+    """Return what a person types to run a command with this gateway."""
     if shutil.which("trunkline"):
         program = "trunkline"
     elif Path(sys.argv[0]).name == "trunkline":
         program = sys.argv[0]
     else:
         program = f"{sys.executable} -m trunkline"
-    return f"{program} chat" + (f" --data-dir {shlex.quote(data_dir)}" if data_dir else "")
+    return f"{program} {command}" + (f" --data-dir {shlex.quote(data_dir)}" if data_dir else "")
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
@@ -216,6 +219,8 @@ app.command()(cli_doctor.doctor)
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_token.app, name="token")
 app.add_typer(cli_users.app, name="users")
+app.add_typer(cli_devices.app, name="devices")
+app.command("open")(cli_open.open_console)
 
 
 @app.command()

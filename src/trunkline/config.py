@@ -143,6 +143,9 @@ class AuthConfig(Group, frozen=True, kw_only=True):
     """Seconds over which wrong credentials are counted."""
     lockout: Seconds = 300.0
     """Seconds that an address stays locked out."""
+    skip_local_pairing: bool = False
+    """Whether a device on this machine, without any proxy between, is let in by its key alone; it
+    gets no control role, no scopes and no token."""
     jwt: JwtConfig = JwtConfig()
 
     @property
@@ -169,6 +172,10 @@ class LimitsConfig(Group, frozen=True, kw_only=True):
     """Connections that have not signed in yet."""
     pre_auth_per_address: Count = 64
     """Connections of one address that have not signed in yet."""
+    pending_pairings: Count = 64
+    """Devices that wait for approval, ten minutes at most."""
+    pending_pairings_per_address: Count = 8
+    """The same, of one address."""
     max_connections: Count = 10_000
     """Connections."""
     connections_per_user: Count = 1_000

@@ -28,6 +28,7 @@ RELOADABLE = (
     "auth.jwt.*",
     "auth.lockout",
     "auth.max_failures",
+    "auth.skip_local_pairing",
     "auth.timeout",
     "drain_timeout",
     "heartbeat_interval",

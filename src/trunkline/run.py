@@ -25,6 +25,7 @@ import structlog
 from msgspec.structs import replace
 
 from trunkline.audit import Audit
+from trunkline.auth import OWNER
 from trunkline.authdb import AUTH_FILE, AuthDatabase
 from trunkline.config import (
     DEFAULT_WS_CONFIG,
@@ -293,13 +294,13 @@ async def serve(
         await gateway.drain()
 
 
-async def demo(config: WebSocketTransportConfig, chat: str) -> None:
+async def demo(config: WebSocketTransportConfig, command_line: Callable[[str], str]) -> None:
     """
     Run a gateway and, in a process of its own, the demo agent, until SIGTERM or SIGINT.
 
     Args:
         config: The gateway's configuration.
-        chat: The command that a person may try next.
+        command_line: Makes what a person types of the name of a command.
 
     Raises:
         ConfigError: The configuration cannot work on this machine.
@@ -311,7 +312,7 @@ async def demo(config: WebSocketTransportConfig, chat: str) -> None:
         arrived = asyncio.Event()
         gateway.on("agent:registered", lambda *_: _agent_came(arrived))
         keeper = tasks.create_task(_keep_agent(gateway.address, config.auth))
-        introducing = tasks.create_task(_introduce(config, gateway.address, chat, arrived))
+        introducing = tasks.create_task(_introduce(config, gateway, command_line, arrived))
         await stop.wait()
         keeper.cancel()
         introducing.cancel()
@@ -358,18 +359,37 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 async def _introduce(
-    config: WebSocketTransportConfig, url: str, chat: str, arrived: asyncio.Event
+    config: WebSocketTransportConfig,
+    gateway: WebSocketGateway,
+    command_line: Callable[[str], str],
+    arrived: asyncio.Event,
 ) -> None:
     await arrived.wait()
-    if url != f"http://127.0.0.1:{DEFAULT_WS_CONFIG.port}":
-        chat += f" --url {url}"
+    url = gateway.address
+    usual = url == f"http://127.0.0.1:{DEFAULT_WS_CONFIG.port}"
+    chat, fresh = (
+        command_line(name) + ("" if usual else f" --url {url}") for name in ("chat", "open")
+    )
     print(
         f"trunkline {version('trunkline')} listening on {url}\n\n"
         f"  address  {url}\n"
         f"  token    {config.auth.token or 'none needed'}\n"
         f"  agent    demo\n\n"
-        f"Talk to it in another terminal:\n\n    {chat}\n\nCtrl-C ends both.",
+        f"Talk to it in another terminal:\n\n    {chat}\n\n{_invite(gateway, fresh)}"
+        "Ctrl-C ends both.",
         flush=True,
+    )
+
+
+def _invite(gateway: WebSocketGateway, fresh: str) -> str:
+    """Return what a person is told of the console."""
+    if gateway.codes is None:
+        return f"Or in a browser:\n\n    {gateway.address}/\n\n"
+    code, _ = gateway.codes.create(OWNER)
+    return (
+        f"Or in a browser; the link is good for one sign-in within two minutes:\n\n"
+        f"    {gateway.address}/#code={code}\n\n"
+        f"Another link, any time:\n\n    {fresh}\n\n"
     )
 
 

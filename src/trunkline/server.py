@@ -46,6 +46,7 @@ from trunkline.messages import (
     create_message,
     encode,
 )
+from trunkline.pairing import compose_pairing
 from trunkline.payloads import (
     DURABLE_TYPES,
     GoingAway,
@@ -177,6 +178,7 @@ class GatewayServer:
             self.greeting.hello,
             events,
         )
+        self.pairing, self.codes = compose_pairing(config, self.access, self.door, events)
         events.on("agent:registered", self._agent_changed)
         events.on("agent:unregistered", self._agent_changed)
 
@@ -196,6 +198,8 @@ class GatewayServer:
             *(self.runs, self.router, self.greeting, self.door),
         ):
             part.reconfigure(config)
+        if self.pairing is not None:
+            self.pairing.reconfigure(config)
 
     def setup_default_handlers(self) -> None:
         """Add the handlers of all built-in message types."""
@@ -546,8 +550,11 @@ class GatewayServer:
         """Do once a second what depends on time: deadlines, grace, heads, silent runs."""
         deadline = self._clock() - self.config.auth.timeout
         for client in self.clients:
-            if client.phase is not Phase.READY and client.opened_at <= deadline:
+            late = client.phase is not Phase.READY and client.opened_at <= deadline
+            if late and not (self.pairing is not None and self.pairing.waits(client)):
                 close_with(client, CloseCode.NOT_SIGNED_IN, "not signed in in time")
+        if self.pairing is not None:
+            self.pairing.tick()
         self.access.check_expiries()
         await self.agents.tick()
         self.runs.tick()

@@ -26,6 +26,7 @@ from trunkline.sdk.events import (
     ToolStarted,
     ToolUpdated,
 )
+from trunkline.sdk.keys import DeviceKey
 from trunkline.sdk.messages import Message, Page
 from trunkline.sdk.session import Session
 
@@ -33,6 +34,7 @@ __all__ = [
     "Agent",
     "Completed",
     "ConnectionLost",
+    "DeviceKey",
     "Event",
     "GatewayClient",
     "InsecureConnection",

@@ -50,6 +50,7 @@ from trunkline.sdk.errors import (
     refusal,
     route_refusal,
 )
+from trunkline.sdk.keys import DeviceKey
 from trunkline.sdk.mailbox import Mailbox
 from trunkline.sdk.messages import Message
 from trunkline.sdk.policy import endpoint
@@ -74,9 +75,13 @@ class Options(TypedDict, total=False):
     role: Role | None
     """Which of the credential's roles to take; None: the first granted."""
     device_id: str | None
-    """A name for this client, stable across restarts; None: that of the state file, or a random one."""
+    """A name for this client, stable across restarts; None: that of the key, of the state file, or a
+    random one."""
     device_name: str | None
     """Its name for people."""
+    device_key: DeviceKey | str | os.PathLike[str] | None
+    """The device's key, or the file that holds it: signs in a paired device without a token. A gateway
+    that does not know it yet is waited for, up to ten minutes, until somebody approves the device."""
     state_file: str | os.PathLike[str] | None
     """Where to keep what a restarted client needs to continue; one file per client."""
     open_timeout: float
@@ -114,8 +119,11 @@ class GatewayClient:
         path = options.get("state_file")
         file = None if path is None else StateFile(path)
         state = ClientState() if file is None else file.load()
-        state.device_id = options.get("device_id") or state.device_id
-        secret = token is not None or password is not None
+        key = _device_key(options.get("device_key"))
+        of_key = state.device_id if key is None else key.device_id
+        state.device_id = options.get("device_id") or of_key
+        # An approval answers with a token.
+        secret = token is not None or password is not None or key is not None
         sign_in = SignIn(
             url=endpoint(url, secret=secret, insecure=options.get("insecure", False)),
             device_id=state.device_id,
@@ -124,6 +132,7 @@ class GatewayClient:
             user=options.get("user"),
             device_name=options.get("device_name"),
             role=options.get("role"),
+            device_key=key,
             ssl=options.get("ssl"),
         )
         self.wire = Wire(
@@ -526,6 +535,10 @@ def _response(message: Message) -> RouteAnswer:
             error.code if error else "HANDLER_ERROR", error.message if error else ""
         )
     return response
+
+
+def _device_key(given: DeviceKey | str | os.PathLike[str] | None) -> DeviceKey | None:
+    return given if given is None or isinstance(given, DeviceKey) else DeviceKey.load(given)
 
 
 def _add(callbacks: list[Any], callback: Callable[..., None]) -> Callable[[], None]:

@@ -209,8 +209,8 @@ class Connection:
     async def _use(self, socket: Socket) -> Verdict:
         self._going_away = None
         try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                hello = await self._greet(socket)
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT) as limit:
+                hello = await self._greet(socket, limit)
             await self._talk(socket, hello)
         except RequestFailed as error:
             return after_sign_in(error)
@@ -225,7 +225,7 @@ class Connection:
             return after_close(code, end.reason if end else "", self._going_away)
         raise AssertionError("unreachable: the reader ends with an exception")
 
-    async def _greet(self, socket: Socket) -> HelloOk:
+    async def _greet(self, socket: Socket, limit: asyncio.Timeout) -> HelloOk:
         welcome = await _next(socket)
         if welcome.type == "error":
             raise refusal(welcome)
@@ -235,17 +235,38 @@ class Connection:
         if info.limits:
             self.limits = info.limits
             self.max_message_size = info.limits.get("maxMessageSize", self.max_message_size)
-        if info.auth_required:
+        if info.auth_required and not self._by_key:
             await socket.send(self._auth())
-        await socket.send(self._connect())
+        await socket.send(self._connect(info.challenge_nonce))
         while True:
             message = await _next(socket)
             if message.type == "hello_ok":
-                return read(message, HelloOk)
-            if message.type in ("error", "auth_error"):
+                hello = read(message, HelloOk)
+                if not hello.auth_required:
+                    return hello
+                self._wait_for_approval(hello)
+                limit.reschedule(None)  # the gateway says when it is over
+            elif message.type in ("error", "auth_error"):
                 raise refusal(message)
-            if message.type == "auth_success":
+            elif message.type == "auth_success":
                 self.user_id = read(message, AuthSuccess).user_id
+            elif message.type == "device_approved" and limit.when() is None:
+                await socket.send(self._connect(None))
+
+    @property
+    def _by_key(self) -> bool:
+        """Whether the key is all that there is to sign in with."""
+        me = self._sign_in
+        return me.device_key is not None and me.token is None and me.password is None
+
+    def _wait_for_approval(self, hello: HelloOk) -> None:
+        key = self._sign_in.device_key
+        if hello.pairing is None or key is None:
+            raise SignInFailed(ErrorCode.AUTH_REQUIRED, "the gateway asks for a credential")
+        log.warning(
+            "this device waits for approval: request %s, fingerprint %s",
+            *(hello.pairing.request_id, key.fingerprint),
+        )
 
     def _auth(self) -> bytes:
         me = self._sign_in
@@ -254,14 +275,17 @@ class Connection:
         proof = Auth(token=me.token, password=me.password, user=me.user)
         return encode(create_message("auth", proof))
 
-    def _connect(self) -> bytes:
-        me = self._sign_in
+    def _connect(self, nonce: str | None) -> bytes:
+        me, key = self._sign_in, self._sign_in.device_key
         hello = Connect(
             device_id=me.device_id,
             device_name=me.device_name,
             role=me.role,
             protocol_version=PROTOCOL_VERSION,
         )
+        if key is not None and nonce is not None:
+            hello.public_key = key.public_key
+            hello.challenge_response = key.sign(nonce, me.device_id, me.role)
         return encode(create_message("connect", hello))
 
     async def _talk(self, socket: Socket, hello: HelloOk) -> None:

@@ -17,6 +17,7 @@ import websockets.asyncio.client as ws_client
 from websockets.typing import Subprotocol
 
 from trunkline.messages import SUBPROTOCOL, Role, create_message, encode
+from trunkline.sdk.keys import DeviceKey
 
 MAX_FRAME = 2 * 1024 * 1024
 """Bytes; the gateway's own frames are never larger."""
@@ -41,6 +42,7 @@ class SignIn(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     device_name: str | None = None
     role: Role | None = None
+    device_key: DeviceKey | None = None
     ssl: ssl.SSLContext | None = None
 
     def __repr__(self) -> str:

@@ -232,6 +232,8 @@ class WebSocketGateway(GatewayServer):
         self._heart: asyncio.Task[None] | None = None
         self._proofs: set[asyncio.Task[None]] = set()
         self.on("client:auth", self._signed_in)
+        if self.pairing is not None:
+            self.pairing.waits_now.append(self._waits)
 
     def _jwt_verifier(self, config: JwtConfig) -> Authenticator | None:
         if not config.enabled:
@@ -439,6 +441,12 @@ class WebSocketGateway(GatewayServer):
         visitor = self._visitors.get(client.id)
         if visitor is not None and visitor.connection is not None:
             visitor.connection.max_message = self.config.max_frame
+            self._known(visitor)
+
+    def _waits(self, client: Client) -> None:
+        # Those that wait for their pairing have a budget of their own.
+        visitor = self._visitors.get(client.id)
+        if visitor is not None:
             self._known(visitor)
 
     def _known(self, visitor: _Visitor) -> None:
