@@ -4,23 +4,9 @@
  * @module
  */
 
-export type { AgentOptions, ChatHandler, ServeOptions, ToolHandler, ToolOptions } from "./agent.js";
 export { Agent } from "./agent.js";
-export type { Secret, State, StateDetail } from "./connection.js";
-export type { Decision, RunContext, ToolCall, ToolContext } from "./context.js";
-export type { AnyMessage, Incoming } from "./envelope.js";
-export { isType } from "./envelope.js";
-export {
-  ConnectionLost,
-  OutcomeUnknown,
-  SignInFailed,
-  TimedOut,
-  ToolError,
-  TrunklineError,
-} from "./errors.js";
-export type { ConnectOptions, GatewayEvents } from "./gateway.js";
-export { connect, Gateway } from "./gateway.js";
-export type * from "./messages.js";
+export { approvalDigest, canonicalJson } from "./canonical.js";
+export type { AskOptions, Decision, RunContext, ToolCall, ToolContext } from "./context.js";
 export type { ReconnectPolicy } from "./policy.js";
 export type { RequestOptions } from "./requests.js";
 export type {
@@ -32,6 +18,7 @@ export type {
   ToolStartEvent,
   ToolUpdateEvent,
 } from "./runs.js";
+export type { Serving } from "./serving.js";
 export type {
   ChatOptions,
   HistoryOptions,
@@ -42,3 +29,4 @@ export type {
   SessionEvent,
 } from "./session.js";
 export type { WebSocketConstructor, WebSocketLike } from "./socket.js";
+export type { ChatHandler, ChatOutcome, ToolHandler, ToolOptions } from "./tools.js";
