@@ -2,7 +2,14 @@ import { Signal, sleep, within } from "./async.js";
 import { type AnyMessage, encode, isType, makeMessage } from "./envelope.js";
 import { ConnectionLost, refusal, SignInFailed, TrunklineError } from "./errors.js";
 import type { Auth, AuthSuccess, Connect, HelloOk, SessionInfo } from "./messages.js";
-import { afterClose, afterSignIn, Backoff, type ReconnectPolicy, type Verdict } from "./policy.js";
+import {
+  afterClose,
+  afterRefusal,
+  afterSignIn,
+  Backoff,
+  type ReconnectPolicy,
+  type Verdict,
+} from "./policy.js";
 import { HANDSHAKE_TIMEOUT, Socket, SocketClosed, type WebSocketConstructor } from "./socket.js";
 
 /** Milliseconds after which a connection was good, and the backoff begins anew. */
@@ -145,8 +152,7 @@ export class Connection {
     try {
       socket = await Socket.open(this.#make, this.signIn.url);
     } catch (error) {
-      const text = error instanceof Error ? error.message : String(error);
-      return { error: new ConnectionLost(`no connection: ${text}`), again: true };
+      return afterRefusal(error instanceof Error ? error.message : String(error));
     }
     this.#goingAway = undefined;
     this.#opening = socket;

@@ -89,6 +89,17 @@ function splitOnce(part: string): [string, string] {
   return at < 0 ? ["", ""] : [part.slice(0, at), part.slice(at + 1)];
 }
 
+/**
+ * Judges a socket that could not be opened.
+ *
+ * @param text - What the WebSocket says; browsers say nothing, that of `ws` names the HTTP status.
+ */
+export function afterRefusal(text: string): Verdict {
+  const status = Number(/server response: (\d{3})/.exec(text)?.[1] ?? 0);
+  const error = new ConnectionLost(`no connection: ${text}`);
+  return { error, again: status === 0 || status === 429 || status >= 500 };
+}
+
 /** Judges a refused sign-in; only a lock or a limit is worth another try. */
 export function afterSignIn(error: TrunklineError): Verdict {
   const failed = new SignInFailed(error.code, error.message, error);
