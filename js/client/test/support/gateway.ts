@@ -11,6 +11,15 @@ const ROOT = fileURLToPath(new URL("../../../../", import.meta.url));
 /** The token of every gateway here. */
 export const TOKEN = "a-token-for-the-tests-of-the-client";
 
+/** Tests reach it through a relay, on a port that it does not know; and they have little time. */
+const SETTINGS = `
+[origins]
+allowed_hosts = ["127.0.0.1:*"]
+[limits]
+publish_rate = 4000
+publish_burst = 400
+`;
+
 function python(): string {
   const own = join(ROOT, ".venv", "bin", "python");
   if (!existsSync(own)) throw new Error("run `make setup` first: the tests start a real gateway");
@@ -47,8 +56,7 @@ export class GatewayProcess {
     const { history = "memory", auth = "token", port = 0, program, environ = {} } = settings;
     const dataDir = settings.dataDir ?? temporaryFolder();
     const config = join(dataDir, "settings.toml");
-    // Tests reach it through a relay, on a port that it does not know.
-    writeFileSync(config, '[origins]\nallowed_hosts = ["127.0.0.1:*"]\n');
+    writeFileSync(config, SETTINGS);
     const options = ["--port", String(port), "--data-dir", dataDir, "--history", history];
     const credential = { token: ["--token", TOKEN], password: ["--password", TOKEN], none: [] }[
       auth
