@@ -125,11 +125,6 @@ export class Gateway {
     await this.wire.close();
   }
 
-  /** Closes at the end of an `await using` block. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
-  }
-
   // The connection
 
   /** What the connection is doing. */

@@ -92,7 +92,8 @@ export class Serving {
     if (wire.error === undefined && this.#refused === undefined) {
       wire.post(this.#heartbeat());
       const ended = Promise.allSettled(this.#work);
-      await Promise.race([ended, sleep(this.#agent.options.drainTimeoutMs ?? 10_000)]);
+      const { drainTimeoutMs = 10_000 } = this.#agent.options;
+      await within(ended, drainTimeoutMs, () => new Error("too long")).catch(() => {});
       const leave = { id: this.#agent.id };
       await wire.call("agent_unregister", leave, { timeoutMs: 2_000 }).catch(() => {});
     }

@@ -243,19 +243,16 @@ it("says why an answer failed, and nothing that is internal", async () => {
 
 it("stops an answer that is cancelled", async () => {
   fresh();
+  const agent = makeAgent(`slow-${name}`, { sessions: [name] });
   const stopped = new Promise<void>((resolve) => {
-    const agent = makeAgent(`slow-${name}`, { sessions: [name] });
     agent.onChat(async function* (ctx) {
       yield "begun";
       await new Promise((end) => ctx.signal.addEventListener("abort", end));
       resolve();
     });
-    void serve(agent, gateway.url);
   });
-  const ada = await client(gateway.url);
-  const session = await ada.join(name);
-  while (!(await ada.agents()).some((each) => each.id === `slow-${name}`)) await ada.ping();
-  await until(session, (e) => e.type === "presence");
+  await serve(agent, gateway.url);
+  const session = await (await client(gateway.url)).join(name);
   const answer = session.chat("go");
   const events: RunEvent[] = [];
   for await (const event of answer) {
