@@ -73,6 +73,15 @@ it("stores once what it sends again, because the acknowledgement was lost", asyn
   expect((await watcher.history()).messages.length).toBe(4);
 });
 
+it("leaves open what was not acknowledged when it is closed", async () => {
+  const sender = await client(relay.url);
+  const session = await sender.join(fresh());
+  relay.swallowAnswers();
+  const sending = failure(session.send("was it stored?"));
+  await sender.close();
+  expect(await sending).toBeInstanceOf(OutcomeUnknown);
+});
+
 it("sends what was said without a connection, in order, once there is one", async () => {
   const watcher = await (await client(gateway.url)).join(fresh());
   const sender = await client(relay.url);
