@@ -103,5 +103,5 @@ export function guarded(work: () => void): void {
 
 /** Reports an error that nobody awaits. */
 export function report(error: unknown): void {
-  console.error("trunkline-client: a callback of the application failed:", error);
+  console.error("trunkline-client: nobody awaited this error:", error);
 }

@@ -156,7 +156,10 @@ export class Gateway {
 
   /** The role of this connection, as far as the gateway has said. */
   get role(): string {
-    return this.wire.connection.identity?.role ?? this.wire.connection.signIn.role ?? "";
+    const { hello, identity } = this.wire.connection;
+    // What `auth` answered may be the first role granted; who is present says which was taken.
+    const me = hello?.presence.find((entry) => entry.deviceId === this.deviceId);
+    return me?.role ?? identity?.role ?? "";
   }
 
   /** What one may do; empty where the gateway asks for no credential, and allows everything. */

@@ -6,8 +6,8 @@ export interface Entry {
   readonly frame: string;
   /** Whether it may have reached the gateway. */
   sent: boolean;
-  /** Whether it waits because the gateway wanted less at a time. */
-  held: boolean;
+  /** Its place among all messages. */
+  readonly order: number;
 }
 
 /**
@@ -43,6 +43,7 @@ export class Pace {
  */
 export class Outbox {
   readonly #entries = new Map<string, Entry>();
+  #added = 0;
 
   get size(): number {
     return this.#entries.size;
@@ -52,16 +53,21 @@ export class Outbox {
     return this.#entries.has(id);
   }
 
-  /** Keeps a message until it is settled. */
-  add(id: string, session: string, frame: string): void {
-    this.#entries.set(id, { id, session, frame, sent: false, held: false });
+  get(id: string): Entry | undefined {
+    return this.#entries.get(id);
   }
 
-  /** Removes and returns what the gateway has answered for. */
-  settle(id: string): Entry | undefined {
-    const entry = this.#entries.get(id);
-    this.#entries.delete(id);
+  /** Keeps a message until it is settled. */
+  add(id: string, session: string, frame: string): Entry {
+    this.#added += 1;
+    const entry = { id, session, frame, sent: false, order: this.#added };
+    this.#entries.set(id, entry);
     return entry;
+  }
+
+  /** Removes what the gateway has answered for. */
+  settle(id: string): void {
+    this.#entries.delete(id);
   }
 
   /** Removes a message that never left; returns whether that was still possible. */
@@ -69,51 +75,18 @@ export class Outbox {
     return this.#entries.get(id)?.sent === false && this.#entries.delete(id);
   }
 
-  /** Returns all frames of a session, in order; from now on they count as sent. */
-  take(session: string): string[] {
-    const mine = this.#of(session);
-    for (const entry of mine) {
-      entry.sent = true;
-      entry.held = false;
-    }
-    return mine.map((entry) => entry.frame);
-  }
-
-  /** Keeps a message back until `nextHeld` has its turn; returns its session. */
-  hold(id: string): string | undefined {
-    const entry = this.#entries.get(id);
-    if (entry !== undefined) entry.held = true;
-    return entry?.session;
-  }
-
-  /** Returns the first message of a session that is held; from now on it counts as sent. */
-  nextHeld(session: string): Entry | undefined {
-    const entry = this.#of(session).find((each) => each.held);
-    if (entry !== undefined) {
-      entry.sent = true;
-      entry.held = false;
-    }
-    return entry;
-  }
-
-  /** Returns one frame; from now on it counts as sent. */
-  send(id: string): string | undefined {
-    const entry = this.#entries.get(id);
-    if (entry !== undefined) entry.sent = true;
-    return entry?.frame;
-  }
-
   /** Removes and returns what may or may not have been stored before a reset. */
   forgetSent(session: string): Entry[] {
-    return this.#remove(this.#of(session).filter((entry) => entry.sent));
+    return this.#remove(this.of(session).filter((entry) => entry.sent));
   }
 
   /** Removes and returns everything of a session that has ended. */
   forget(session: string): Entry[] {
-    return this.#remove(this.#of(session));
+    return this.#remove(this.of(session));
   }
 
-  #of(session: string): Entry[] {
+  /** Returns what waits of a session, in order. */
+  of(session: string): Entry[] {
     return [...this.#entries.values()].filter((entry) => entry.session === session);
   }
 

@@ -1,21 +1,29 @@
 import { type Entry, type Outbox, Pace } from "./outbox.js";
 
-/** How much of the gateway's burst is for durable messages; the rest is for requests. */
-const BURST_SHARE = 0.8;
+/** How much of the gateway's burst goes out at once. */
+const BURST_SHARE = 0.5;
 
 /**
- * Sends durable messages as fast as the gateway takes them, and never out of order.
+ * How much of the burst may be on its way; with the share above below 1, so that the gateway refuses
+ * nothing even where a stall makes all that was sent meanwhile arrive together.
+ */
+const WINDOW_SHARE = 0.4;
+
+/**
+ * Sends durable messages in their order, as fast as the gateway takes them.
  *
- * What the gateway refuses because it is too much at a time is held, with all that comes behind it in
- * its session, and goes out one by one.
+ * One that was refused behind which another was taken would change their order. So what is sent stays
+ * below the gateway's limits; what it refuses all the same goes out again, and then one by one.
  */
 export class Throttle {
   readonly #outbox: Outbox;
   readonly #post: (frame: string) => void;
   #pace = new Pace();
-  /** Sessions in which the gateway wants less at a time: what is on its way; null in a pause. */
-  readonly #slow = new Map<string, string | null>();
-  #timers = new Set<ReturnType<typeof setTimeout>>();
+  #window = Number.POSITIVE_INFINITY;
+  #waiting: Entry[] = [];
+  readonly #inFlight = new Set<string>();
+  #oneByOne = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(outbox: Outbox, post: (frame: string) => void) {
     this.#outbox = outbox;
@@ -23,54 +31,69 @@ export class Throttle {
   }
 
   /** Takes what the gateway said of its limits. */
-  limit({ publishRate, publishBurst = 1 }: Record<string, number>): void {
+  limit({ publishRate, publishBurst }: Record<string, number>): void {
+    if (publishRate === undefined || publishBurst === undefined) return;
     this.#pace = new Pace(publishRate, publishBurst * BURST_SHARE);
+    this.#window = Math.max(1, Math.floor(publishBurst * WINDOW_SHARE));
   }
 
-  /** The connection is gone; the next sends everything anew. */
+  /** The connection is gone; what has no answer waits for the next. */
   clear(): void {
-    this.#slow.clear();
-    for (const timer of this.#timers) clearTimeout(timer);
-    this.#timers.clear();
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#waiting = [];
+    this.#inFlight.clear();
+    this.#oneByOne = false;
   }
 
-  /** Sends a message as soon as the gateway is likely to take it. */
-  send(id: string, session: { id: string; attached: boolean }): void {
-    if (this.#slow.has(session.id)) {
-      this.#outbox.hold(id);
-    } else if (session.attached) {
-      const wait = this.#pace.take(performance.now());
-      if (wait > 0) this.slowDown(id, wait);
-      else this.#post(this.#outbox.send(id) as string);
-    }
+  /** Sends what of a session has no answer and is not on its way. */
+  flush(session: string): void {
+    const busy = new Set([...this.#inFlight, ...this.#waiting.map((entry) => entry.id)]);
+    this.#waiting.push(...this.#outbox.of(session).filter((entry) => !busy.has(entry.id)));
+    this.#pump();
   }
 
-  /** Sends a message in `ms` milliseconds, and what is behind it one by one. */
-  slowDown(id: string, ms: number): void {
-    const session = this.#outbox.hold(id);
-    if (session === undefined || (this.#slow.get(session) ?? id) !== id) return;
-    if (this.#slow.get(session) === null) return;
-    this.#slow.set(session, null);
-    const timer = setTimeout(() => {
-      this.#timers.delete(timer);
-      if (this.#slow.get(session) === null) this.#sendHeld(session);
-    }, ms);
-    this.#timers.add(timer);
+  /** Sends a message behind those that wait. */
+  send(entry: Entry): void {
+    this.#waiting.push(entry);
+    this.#pump();
   }
 
   /** The gateway has answered for a message. */
-  settled(entry: Entry): void {
-    if (this.#slow.get(entry.session) === entry.id) this.#sendHeld(entry.session);
+  settled(id: string): void {
+    this.#inFlight.delete(id);
+    this.#pump();
   }
 
-  /** Sends the next held message of a session; without one, it is slow no more. */
-  #sendHeld(session: string): void {
-    const entry = this.#outbox.nextHeld(session);
-    if (entry === undefined) {
-      this.#slow.delete(session);
-    } else {
-      this.#slow.set(session, entry.id);
+  /** The gateway wants a message again in `ms` milliseconds. */
+  refused(entry: Entry, ms: number): void {
+    this.#inFlight.delete(entry.id);
+    const behind = this.#waiting.findIndex((each) => each.order > entry.order);
+    this.#waiting.splice(behind < 0 ? this.#waiting.length : behind, 0, entry);
+    this.#oneByOne = true;
+    this.#pause(ms);
+  }
+
+  #pump(): void {
+    while (this.#timer === undefined && this.#waiting.length > 0) {
+      if (this.#inFlight.size >= (this.#oneByOne ? 1 : this.#window)) return;
+      const wait = this.#pace.take(performance.now());
+      if (wait > 0) return this.#pause(wait);
+      const entry = this.#waiting.shift() as Entry;
+      // Given up meanwhile.
+      if (!this.#outbox.has(entry.id)) continue;
+      entry.sent = true;
+      this.#inFlight.add(entry.id);
       this.#post(entry.frame);
     }
+    if (this.#waiting.length === 0) this.#oneByOne = false;
+  }
+
+  #pause(ms: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      this.#pump();
+    }, ms);
   }
 }

@@ -1,4 +1,4 @@
-import { Deferred, Emitter, Signal, within } from "./async.js";
+import { Deferred, Emitter, report, Signal, within } from "./async.js";
 import {
   Connection,
   type ConnectionListener,
@@ -143,8 +143,8 @@ export class Wire implements ConnectionListener {
       this.#over(new ConnectionLost("this client has been closed"));
     } catch (error) {
       if (error instanceof TrunklineError) return this.#over(error);
+      report(error);
       this.#over(new ConnectionLost(`the client failed: ${error}`));
-      throw error;
     }
   }
 
@@ -369,9 +369,9 @@ export class Wire implements ConnectionListener {
       throw new TrunklineError("ID_CONFLICT", "a message with this id is on its way");
     }
     const ack = new Deferred<Ack>();
-    this.#outbox.add(message.id, session.id, frame);
+    const entry = this.#outbox.add(message.id, session.id, frame);
     this.#acks.set(message.id, ack);
-    this.#throttle.send(message.id, session);
+    if (session.attached) this.#throttle.send(entry);
     try {
       return await ack.promise;
     } finally {
@@ -382,7 +382,7 @@ export class Wire implements ConnectionListener {
 
   /** Sends all that waits for a session which has just been joined. */
   flush(sessionId: string): void {
-    for (const frame of this.#outbox.take(sessionId)) this.connection.post(frame);
+    this.#throttle.flush(sessionId);
   }
 
   /** The log cannot tell any more whether these were stored. */
@@ -397,15 +397,20 @@ export class Wire implements ConnectionListener {
   }
 
   #drop(entries: Entry[], error: TrunklineError): void {
-    for (const entry of entries) this.#acks.get(entry.id)?.reject(error);
+    for (const { id } of entries) {
+      this.#acks.get(id)?.reject(error);
+      this.#throttle.settled(id);
+    }
   }
 
   #settle(id: string, message: Incoming<"ack" | "error">): void {
     const error = message.type === "error" ? refusal(message.payload) : undefined;
-    if (error?.code === "RATE_LIMITED")
-      return this.#throttle.slowDown(id, error.retryAfterMs ?? 1_000);
-    const entry = this.#outbox.settle(id) as Entry;
-    this.#throttle.settled(entry);
+    const entry = this.#outbox.get(id) as Entry;
+    if (error?.code === "RATE_LIMITED") {
+      return this.#throttle.refused(entry, error.retryAfterMs ?? 1_000);
+    }
+    this.#outbox.settle(id);
+    this.#throttle.settled(id);
     const ack = this.#acks.get(id);
     if (error !== undefined) {
       ack?.reject(error);

@@ -25,6 +25,10 @@ describe("signing in", () => {
     expect(await mine.ping()).toBeGreaterThanOrEqual(0);
   });
 
+  it.each(["webchat", "observer", "node"] as const)("takes the role %s", async (role) => {
+    expect((await client(gateway.url, { role })).role).toBe(role);
+  });
+
   it("takes a token from a function, also at later connections", async () => {
     const relay = await Relay.to(gateway.port);
     let asked = 0;

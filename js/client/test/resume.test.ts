@@ -95,6 +95,29 @@ it("sends what was said without a connection, in order, once there is one", asyn
   expect(await chatsUntil(watcher, "3")).toEqual(["1", "2", "3"]);
 });
 
+it("keeps the order of what waits, where the gateway takes little at a time", async () => {
+  const strict = await GatewayProcess.start({ rate: 400, burst: 10 });
+  const before = await Relay.to(strict.port);
+  const sender = await client(before.url);
+  const session = await sender.join("narrow");
+  let refused = 0;
+  sender.on("message", ({ type }) => {
+    if (type === "error") refused += 1;
+  });
+  const lost = reaches(sender, "waiting");
+  before.cut({ refuse: true });
+  await lost;
+  const waiting = Array.from({ length: 60 }, (_, n) => session.send(`${n}`));
+  before.restore();
+  const later = Array.from({ length: 40 }, (_, n) => session.send(`${60 + n}`));
+  const acks = await Promise.all([...waiting, ...later]);
+  expect(acks.map((ack) => ack.seq)).toEqual(Array.from({ length: 100 }, (_, n) => n + 1));
+  expect(refused).toBe(0);
+  await closeAll();
+  await before.close();
+  await strict.kill();
+});
+
 it("loses and repeats nothing while the socket is cut again and again", async () => {
   const watcher = await (await client(gateway.url)).join(fresh());
   const sender = await client(relay.url);

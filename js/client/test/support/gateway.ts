@@ -12,12 +12,12 @@ const ROOT = fileURLToPath(new URL("../../../../", import.meta.url));
 export const TOKEN = "a-token-for-the-tests-of-the-client";
 
 /** Tests reach it through a relay, on a port that it does not know; and they have little time. */
-const SETTINGS = `
+const settingsFile = (rate: number, burst: number) => `
 [origins]
 allowed_hosts = ["127.0.0.1:*"]
 [limits]
-publish_rate = 4000
-publish_burst = 400
+publish_rate = ${rate}
+publish_burst = ${burst}
 `;
 
 function python(): string {
@@ -35,7 +35,9 @@ export interface Settings {
   port?: number;
   /** A Python program that stands in the command's place. */
   program?: string;
-  environ?: Record<string, string>;
+  /** Messages per second that it takes of a connection, and at once. */
+  rate?: number;
+  burst?: number;
 }
 
 /** A gateway process. */
@@ -53,10 +55,11 @@ export class GatewayProcess {
 
   /** Starts one, and waits until it listens. */
   static async start(settings: Settings = {}): Promise<GatewayProcess> {
-    const { history = "memory", auth = "token", port = 0, program, environ = {} } = settings;
+    const { history = "memory", auth = "token", port = 0, program } = settings;
+    const { rate = 4_000, burst = 400 } = settings;
     const dataDir = settings.dataDir ?? temporaryFolder();
     const config = join(dataDir, "settings.toml");
-    writeFileSync(config, SETTINGS);
+    writeFileSync(config, settingsFile(rate, burst));
     const options = ["--port", String(port), "--data-dir", dataDir, "--history", history];
     const credential = { token: ["--token", TOKEN], password: ["--password", TOKEN], none: [] }[
       auth
@@ -65,7 +68,7 @@ export class GatewayProcess {
     const args = program === undefined ? [...serve, ...credential] : [program];
     const child = spawn(python(), args, {
       cwd: ROOT,
-      env: { PATH: process.env.PATH, HOME: dataDir, ...environ },
+      env: { PATH: process.env.PATH, HOME: dataDir },
       stdio: ["ignore", "pipe", "pipe"],
     });
     const url = await listening(child);
