@@ -222,9 +222,11 @@ export class Gateway {
    * @throws {@link TrunklineError} There is no such session for this user, or it is full.
    */
   async join(sessionId: string, options: JoinOptions = {}): Promise<Session> {
+    const begun = this.#joins.get(sessionId);
+    if (begun !== undefined) return begun;
     const known = this.wire.sessions.get(sessionId) as Session | undefined;
-    if (known?.attached) return known;
-    const joining = this.#joins.get(sessionId) ?? this.#join(sessionId, options);
+    if (known !== undefined) return known.ready();
+    const joining = this.#join(sessionId, options);
     this.#joins.set(sessionId, joining);
     try {
       return await joining;

@@ -1,4 +1,4 @@
-import { Signal } from "./async.js";
+import { guarded, Signal } from "./async.js";
 import { LogCursor } from "./cursor.js";
 import {
   type AnyMessage,
@@ -9,6 +9,7 @@ import {
   ownMessage,
 } from "./envelope.js";
 import { ConnectionLost, OutcomeUnknown, TrunklineError } from "./errors.js";
+import { EventLoop } from "./loop.js";
 import { Mailbox } from "./mailbox.js";
 import type {
   Ack,
@@ -116,7 +117,7 @@ export class Session implements Attachment {
   info: SessionInfo | undefined;
   /** Up to where the reader of `events` has taken the log; store it with what was done, for `since`. */
   cursor: Cursor | undefined;
-  /** @internal Called after each join, the first and every later one. */
+  /** What to call after each join, the first and every later one, with what the gateway said. */
   readonly joined = new Set<(info: SessionInfo) => void>();
   readonly #wire: Wire;
   readonly #cursor: LogCursor;
@@ -124,6 +125,8 @@ export class Session implements Attachment {
   readonly #inbox = new Mailbox<SessionEvent>();
   readonly #members = new Map<string, Sender>();
   readonly #streams = new Map<string, { events: RunEvents; news: Signal }>();
+  readonly #changed = new Signal();
+  #over: TrunklineError | undefined;
   #create: SessionCreate | false;
   #current: SessionEvent | undefined;
   #wanted = false;
@@ -304,7 +307,7 @@ export class Session implements Attachment {
   events(): AsyncIterableIterator<SessionEvent> {
     if (this.#reading) throw new TrunklineError("BUSY", "there is another loop over these events");
     this.#reading = true;
-    return new EventLoop(
+    return new EventLoop<SessionEvent>(
       () => this.#next(),
       () => this.#stopReading(),
     );
@@ -389,6 +392,15 @@ export class Session implements Attachment {
     }
   }
 
+  /** Waits until it is joined on the present connection; rejects if it is over. */
+  async ready(): Promise<this> {
+    while (!this.attached) {
+      if (this.#over !== undefined) throw this.#over;
+      await this.#changed.wait();
+    }
+    return this;
+  }
+
   /** @internal Joins again where reading stopped; does nothing while that is under way. */
   rejoin(): void {
     if (!this.#wanted || this.#joining) return;
@@ -428,7 +440,8 @@ export class Session implements Attachment {
     if (reason !== undefined) this.#onReset(reason);
     for (const stream of this.#streams.values()) stream.events.rejoined(info.runs ?? []);
     this.#wire.flush(this.id);
-    for (const callback of [...this.joined]) callback(info);
+    for (const callback of [...this.joined]) guarded(() => callback(info));
+    this.#changed.notify();
   }
 
   #onReset(reason: string): void {
@@ -455,6 +468,8 @@ export class Session implements Attachment {
     this.detached();
     this.#wanted = false;
     const over = error ?? new ConnectionLost("the session is over");
+    this.#over = over;
+    this.#changed.notify();
     if (this.#wire.error === undefined) {
       if (this.#wire.sessions.get(this.id) === this) this.#wire.sessions.delete(this.id);
       this.#wire.giveUp(this.id, over);
@@ -564,30 +579,5 @@ export class Session implements Attachment {
     // A replay may be on its way.
     if (this.#cursor.last > last) this.#watch();
     else this.rejoin();
-  }
-}
-
-/** A loop over a session's events, which may be left and begun again. */
-class EventLoop implements AsyncIterableIterator<SessionEvent> {
-  readonly #take: () => Promise<SessionEvent | undefined>;
-  readonly #stop: () => void;
-
-  constructor(take: () => Promise<SessionEvent | undefined>, stop: () => void) {
-    this.#take = take;
-    this.#stop = stop;
-  }
-
-  [Symbol.asyncIterator](): AsyncIterableIterator<SessionEvent> {
-    return this;
-  }
-
-  async next(): Promise<IteratorResult<SessionEvent>> {
-    const value = await this.#take();
-    return value === undefined ? { done: true, value } : { done: false, value };
-  }
-
-  async return(): Promise<IteratorResult<SessionEvent>> {
-    this.#stop();
-    return { done: true, value: undefined };
   }
 }

@@ -56,6 +56,16 @@ describe("signing in", () => {
     expect(error.code).toBe("AUTH_REQUIRED");
   });
 
+  it("takes a password where the gateway asks for one", async () => {
+    const guarded = await GatewayProcess.start({ auth: "password" });
+    const mine = await client(guarded.url, { token: undefined, password: TOKEN });
+    expect(mine.userId).toBe("owner");
+    const wrong = { ...OPTIONS, token: undefined, password: "wrong" };
+    expect((await failure(connect(guarded.url, wrong))).code).toBe("AUTH_FAILED");
+    await closeAll();
+    await guarded.kill();
+  });
+
   it("refreshes the credential of the same user", async () => {
     const mine = await client(gateway.url);
     const identity = await mine.refresh(TOKEN);

@@ -118,6 +118,18 @@ it("keeps the order of what waits, where the gateway takes little at a time", as
   await strict.kill();
 });
 
+it("is the same session for who joins it again while there is no connection", async () => {
+  const mine = await client(relay.url);
+  const session = await mine.join(fresh());
+  const lost = reaches(mine, "waiting");
+  relay.cut({ refuse: true });
+  await lost;
+  const again = mine.join(name);
+  relay.restore();
+  expect(await again).toBe(session);
+  expect(session.attached).toBe(true);
+});
+
 it("loses and repeats nothing while the socket is cut again and again", async () => {
   const watcher = await (await client(gateway.url)).join(fresh());
   const sender = await client(relay.url);
