@@ -8,11 +8,13 @@ import type {
   AgentRegister,
   AgentRegistered,
   ChatComplete,
+  HelloOk,
   RouteDelivery,
   RouteResponse,
   RunState,
   SessionInfo,
 } from "./messages.js";
+import { Pace } from "./outbox.js";
 import type { Session } from "./session.js";
 import { Slots } from "./slots.js";
 import { argumentsOf, failureText, piecesOf, reasonOf, type Tool } from "./tools.js";
@@ -22,6 +24,16 @@ const BEATS_PER_LEASE = 3;
 
 /** Ends of requests that are kept; a lost connection has swallowed fewer. */
 const KEPT_ENDS = 100;
+
+/**
+ * Pieces of answers to requests per second, and at once. The gateway's limit, which it does not tell, is
+ * twice that where nobody has changed it.
+ */
+const PIECE_RATE = 1_000;
+const PIECE_BURST = 2_000;
+
+/** How the ids of answers to requests begin: `a_<requestId>.<number>`. */
+const ANSWER = "a_";
 
 /** Characters of what others are told about a failure. */
 const MAX_REASON = 4_096;
@@ -36,6 +48,10 @@ export class Serving {
   readonly #runs = new Map<string, RunContext>();
   readonly #requests = new Map<string, ToolContext>();
   readonly #ends = new Map<string, Outgoing>();
+  /** Requests of whose answers a piece was refused, and why. */
+  readonly #incomplete = new Map<string, TrunklineError>();
+  readonly #pace = new Pace(PIECE_RATE, PIECE_BURST);
+  #answers = 0;
   readonly #work = new Set<Promise<void>>();
   readonly #changed = new Signal();
   readonly #over = new Deferred<void>();
@@ -211,14 +227,26 @@ export class Serving {
     else if (isType(message, "error")) this.#onError(message);
   }
 
-  /** A chunk was refused: too many at a time, or one before it was. */
+  /** A chunk or answer was refused: too many at a time, or one before it was. */
   #onError({ replyTo, payload }: Incoming<"error">): void {
     const at = replyTo?.lastIndexOf(".") ?? -1;
     if (replyTo == null || at < 0) return;
+    if (replyTo.startsWith(ANSWER)) {
+      return this.#onRefusedAnswer(replyTo, replyTo.slice(ANSWER.length, at), refusal(payload));
+    }
     for (const run of this.#runs.values()) {
       if (run.chunkPrefix === replyTo.slice(0, at)) {
         run.chunkRefused(Number(replyTo.slice(at + 1)), refusal(payload));
       }
+    }
+  }
+
+  #onRefusedAnswer(id: string, requestId: string, error: TrunklineError): void {
+    const end = this.#ends.get(requestId);
+    if (end?.id === id && error.retryable) {
+      setTimeout(() => this.gateway.wire.post(end), error.retryAfterMs ?? 1_000);
+    } else if (end?.id !== id && this.#requests.has(requestId)) {
+      this.#incomplete.set(requestId, error);
     }
   }
 
@@ -336,7 +364,10 @@ export class Serving {
     const { requestId } = delivery;
     const context = new ToolContext(this.gateway, requestId);
     this.#requests.set(requestId, context);
-    const done = () => void this.#requests.delete(requestId);
+    const done = () => {
+      this.#requests.delete(requestId);
+      this.#incomplete.delete(requestId);
+    };
     this.#start(this.#serve(delivery, context).finally(done));
   }
 
@@ -377,24 +408,55 @@ export class Serving {
     const pieces = piecesOf(whole);
     if (pieces === undefined) return this.#respond({ requestId, result: whole, done: true });
     const all: unknown[] = [];
+    let hello: HelloOk | undefined;
     try {
       while (true) {
         const { done, value } = await unlessCancelled(pieces.next());
         if (done) break;
-        if (delivery.stream) await this.#respond({ requestId, chunk: value, done: false });
+        hello ??= this.gateway.wire.connection.hello;
+        if (delivery.stream) await this.#respondPiece(requestId, value);
         else all.push(value);
       }
     } finally {
       // Not awaited: a cancelled generator may be in the middle of something.
       void Promise.resolve(pieces.return?.()).catch(() => {});
     }
+    if (delivery.stream) await this.#allArrived(requestId, hello);
     await this.#respond({ requestId, result: delivery.stream ? undefined : all, done: true });
+  }
+
+  /** Throws unless the gateway has all pieces: the asker must not take what is left for the whole. */
+  async #allArrived(requestId: string, hello: HelloOk | undefined): Promise<void> {
+    // What it refused it has said before it answers this.
+    await this.gateway.wire.call("ping", {});
+    this.#checkComplete(requestId);
+    if (hello !== undefined && this.gateway.wire.connection.hello !== hello) {
+      throw new ToolError("the connection was lost between the pieces", "AGENT_LOST");
+    }
+  }
+
+  #checkComplete(requestId: string): void {
+    const refused = this.#incomplete.get(requestId);
+    if (refused === undefined) return;
+    throw new ToolError(`a piece was refused: ${refused.message}`, refused.code);
+  }
+
+  async #respondPiece(requestId: string, chunk: unknown): Promise<void> {
+    let wait = this.#pace.take(performance.now());
+    while (wait > 0) {
+      await sleep(wait);
+      wait = this.#pace.take(performance.now());
+    }
+    this.#checkComplete(requestId);
+    await this.#respond({ requestId, chunk, done: false });
   }
 
   /** Answers on whatever connection the agent has by then. */
   async #respond(response: RouteResponse): Promise<void> {
     await this.#online();
-    const message = makeMessage("route_response", { ok: true, ...response });
+    this.#answers += 1;
+    const id = `${ANSWER}${response.requestId}.${this.#answers}`;
+    const message = makeMessage("route_response", { ok: true, ...response }, undefined, { id });
     if (response.done) this.#keepEnd(response.requestId, message);
     this.gateway.wire.post(message);
     await this.gateway.wire.connection.drain();

@@ -146,6 +146,53 @@ it("keeps its work over a lost connection, and answers afterwards", async () => 
   expect(await asking).toBe("done");
 });
 
+it("fails an answer of which a lost connection may have swallowed pieces", async () => {
+  const [begun, goOn] = [gate(), gate()];
+  const agent = makeAgent(`streams-${fresh()}`, { graceMs: 10_000 });
+  agent.tool("parts", {}, async function* () {
+    yield 1;
+    begun.open();
+    await goOn.passed;
+    yield 2;
+  });
+  const serving = await serve(agent, relay.url);
+  const mine = await client(gateway.url);
+  const pieces: unknown[] = [];
+  const reading = async () => {
+    const request = { agentId: agent.id, method: "parts" };
+    for await (const piece of mine.requestStream(request)) pieces.push(piece);
+  };
+  const failing = failure(reading());
+  await begun.passed;
+  const lost = reaches(serving.gateway, "waiting");
+  relay.cut({ refuse: true });
+  await lost;
+  relay.restore();
+  goOn.open();
+  expect((await failing).code).toBe("AGENT_LOST");
+});
+
+it("says all of an answer that is told faster than the gateway takes it", async () => {
+  const agent = makeAgent(`hurries-${fresh()}`, { sessions: [name] });
+  const words = Array.from({ length: 150 }, (_, n) => `${n} `);
+  agent.onChat(async function* () {
+    yield* words;
+  });
+  const serving = await serve(agent, gateway.url);
+  let refused = 0;
+  serving.gateway.on("message", ({ type }) => {
+    if (type === "error") refused += 1;
+  });
+  const session = await (await client(gateway.url)).join(name);
+  let text = "";
+  for await (const event of session.chat("go")) {
+    if (event.type === "text") text = text.slice(0, event.offset) + event.text;
+    if (event.type === "complete") expect(event.content).toBe(words.join(""));
+  }
+  expect(text).toBe(words.join(""));
+  expect(refused).toBeGreaterThan(0);
+});
+
 it("answers what was asked before a restart of the gateway, from its beginning", async () => {
   const dataDir = temporaryFolder();
   let kept = await GatewayProcess.start({ dataDir, history: "sqlite" });

@@ -1,6 +1,14 @@
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import {
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -49,6 +57,27 @@ it("needs nothing at run time", () => {
     expect(others.filter((from) => !from?.startsWith("./"))).toEqual([]);
     expect(text).not.toMatch(/\b(?:process\.|Buffer\b|require\()/);
   }
+});
+
+it("has types that hold without those of Node, and tell messages apart", async () => {
+  const program = `
+    import { Agent, connect, type SessionEvent } from "trunkline-client";
+    const gateway = await connect("wss://example.com", { token: async () => "t", WebSocket });
+    const session = await gateway.join("lobby");
+    for await (const event of session.events()) handle(event);
+    function handle(event: SessionEvent): string | number {
+      if (event.type === "chat") return event.payload.message;
+      return event.type === "reset" ? event.payload.next : 0;
+    }
+    new Agent("a").tool("add", {}, ({ a, b }: { a: number; b: number }) => a + b)
+      .onChat(async function* (ctx) { yield ctx.text; });
+    // @ts-expect-error: an approval is allowed or denied
+    await session.approve({} as never, "perhaps");
+  `;
+  writeFileSync(join(folder, "app/use.mts"), program);
+  const strict = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2022"];
+  const args = [...strict, "--lib", "es2022,dom", "--types", "", "use.mts"];
+  await run(join(HERE, "node_modules/.bin/tsc"), args, { cwd: join(folder, "app") });
 });
 
 it("lets the examples talk to each other", async () => {

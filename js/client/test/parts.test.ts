@@ -6,6 +6,7 @@ import { connect } from "../src/index.js";
 import { Outbox, Pace } from "../src/outbox.js";
 import { afterClose, afterRefusal, Backoff, endpoint } from "../src/policy.js";
 import { RunEvents } from "../src/runs.js";
+import { Socket, type WebSocketLike } from "../src/socket.js";
 import { AnswerText } from "../src/text.js";
 import { Throttle } from "../src/throttle.js";
 import { failure } from "./support/client.js";
@@ -79,6 +80,49 @@ describe("the end of a connection", () => {
     backoff.reset();
     expect(backoff.next()).toBe(100);
     expect(new Backoff(100, 1_000, () => 0.25).next()).toBe(25);
+  });
+});
+
+describe("a gateway that falls silent", () => {
+  class Quiet implements WebSocketLike {
+    static made: Quiet;
+    readonly bufferedAmount = 0;
+    readyState = 1;
+    sent: string[] = [];
+    closed = false;
+    onopen: WebSocketLike["onopen"] = null;
+    onmessage: WebSocketLike["onmessage"] = null;
+    onclose: WebSocketLike["onclose"] = null;
+    onerror: WebSocketLike["onerror"] = null;
+    constructor() {
+      Quiet.made = this;
+      queueMicrotask(() => this.onopen?.({}));
+    }
+    send(frame: string): void {
+      this.sent.push(JSON.parse(frame).type);
+    }
+    close(): void {
+      this.closed = true;
+    }
+  }
+
+  it("is asked whether it is there, and left when it does not answer", async () => {
+    vi.useFakeTimers();
+    const socket = await Socket.open(Quiet, "ws://127.0.0.1");
+    const { made } = Quiet;
+    vi.advanceTimersByTime(24_000);
+    expect(made.sent).toEqual(["ping"]);
+    const pong = socket.next();
+    made.onmessage?.({ data: '{"type":"pong","id":"1","payload":{}}' });
+    expect((await pong).type).toBe("pong");
+    vi.advanceTimersByTime(23_000);
+    expect(made.sent).toEqual(["ping"]);
+    vi.advanceTimersByTime(8_000);
+    expect(made.sent).toEqual(["ping", "ping"]);
+    const lost = failure(socket.next());
+    vi.advanceTimersByTime(9_000);
+    expect(made.closed).toBe(true);
+    expect(await lost).toMatchObject({ code: 1006 });
   });
 });
 

@@ -71,6 +71,16 @@ it("streams, and gives the pieces as a list to who does not", async () => {
   expect(await asker.request({ capability: "count", params: { to: 3 } })).toEqual([1, 2, 3]);
 });
 
+it("fails rather than leaves out pieces, where they come faster than the gateway allows", async () => {
+  const pieces: unknown[] = [];
+  const reading = async () => {
+    const request = { capability: "count", params: { to: 1_000 } };
+    for await (const piece of asker.requestStream(request)) pieces.push(piece);
+  };
+  expect((await failure(reading())).code).toBe("RATE_LIMITED");
+  expect(pieces.length).toBeGreaterThan(0);
+});
+
 it("takes a falsy result for what it is", async () => {
   expect(await asker.request({ capability: "add", params: { a: 1, b: -1 } })).toBe(0);
 });

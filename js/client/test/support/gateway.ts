@@ -18,6 +18,8 @@ allowed_hosts = ["127.0.0.1:*"]
 [limits]
 publish_rate = ${rate}
 publish_burst = ${burst}
+stream_rate = 100
+stream_burst = 50
 `;
 
 function python(): string {
