@@ -571,6 +571,14 @@ export interface HelloOk {
   };
   heartbeatIntervalMs: number;
   pairing?: Pairing | null;
+  /**
+   * The role that this connection has, once it is signed in.
+   */
+  role?: string | null;
+  /**
+   * The scopes that this connection was granted, once it is signed in.
+   */
+  scopes?: string[] | null;
 }
 /**
  * One device that is signed in.
@@ -601,6 +609,10 @@ export interface Auth {
   token?: string | null;
   password?: string | null;
   /**
+   * Whose password it is; absent: the owner's.
+   */
+  user?: string | null;
+  /**
    * A single-use sign-in code.
    */
   code?: string | null;
@@ -626,6 +638,14 @@ export interface AuthSuccess {
    * A short-lived token, in exchange for a `code`.
    */
   token?: string | null;
+  /**
+   * Patterns of the sessions that the credential may know of; absent: all.
+   */
+  sessionPatterns?: string[] | null;
+  /**
+   * Patterns of the agents that the credential may know of; absent: all.
+   */
+  agentPatterns?: string[] | null;
 }
 /**
  * What older gateways send instead of `error`; ours never sends it.
