@@ -209,7 +209,7 @@ export class Connection {
       const text = "the gateway asks for a credential";
       throw new Refused(new SignInFailed("AUTH_REQUIRED", text));
     }
-    const auth: Auth & { user?: string | undefined } = { password, code, clientType, user };
+    const auth: Auth = { password, code, clientType, user };
     if (token !== undefined) auth.token = typeof token === "string" ? token : await token();
     return encode(makeMessage("auth", auth));
   }

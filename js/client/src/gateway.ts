@@ -154,17 +154,17 @@ export class Gateway {
     return this.wire.connection.hello?.clientId ?? "";
   }
 
-  /** The role of this connection, as far as the gateway has said. */
+  /** The role of this connection. */
   get role(): string {
     const { hello, identity } = this.wire.connection;
-    // What `auth` answered may be the first role granted; who is present says which was taken.
-    const me = hello?.presence.find((entry) => entry.deviceId === this.deviceId);
-    return me?.role ?? identity?.role ?? "";
+    // What `auth` answered may be the first role granted, not the one that was taken.
+    return hello?.role ?? identity?.role ?? "";
   }
 
-  /** What one may do; empty where the gateway asks for no credential, and allows everything. */
+  /** What one may do. */
   get scopes(): string[] {
-    return this.wire.connection.identity?.scopes ?? [];
+    const { hello, identity } = this.wire.connection;
+    return hello?.scopes ?? identity?.scopes ?? [];
   }
 
   /** What the gateway said of itself last: version, features, limits, who is there. */

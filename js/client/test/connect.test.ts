@@ -56,11 +56,14 @@ describe("signing in", () => {
     expect(error.code).toBe("AUTH_REQUIRED");
   });
 
-  it("takes a password where the gateway asks for one", async () => {
-    const guarded = await GatewayProcess.start({ auth: "password" });
-    const mine = await client(guarded.url, { token: undefined, password: TOKEN });
-    expect(mine.userId).toBe("owner");
-    const wrong = { ...OPTIONS, token: undefined, password: "wrong" };
+  it("takes the owner's password, or that of a user", async () => {
+    const guarded = await GatewayProcess.start({ auth: "password", history: "sqlite" });
+    const bare = { token: undefined, password: TOKEN };
+    expect((await client(guarded.url, bare)).userId).toBe("owner");
+    await guarded.command(["users", "add", "ada", "--role", "webchat"], "of ada's own choice\n");
+    const ada = { ...bare, user: "ada", password: "of ada's own choice" };
+    expect(await client(guarded.url, ada)).toMatchObject({ userId: "ada", role: "webchat" });
+    const wrong = { ...OPTIONS, ...bare, user: "ada" };
     expect((await failure(connect(guarded.url, wrong))).code).toBe("AUTH_FAILED");
     await closeAll();
     await guarded.kill();

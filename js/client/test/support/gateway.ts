@@ -77,6 +77,15 @@ export class GatewayProcess {
     return new GatewayProcess(child, url, dataDir, settings.dataDir === undefined);
   }
 
+  /** Runs a command on its data folder, with a text as its input. */
+  async command(args: string[], input: string): Promise<void> {
+    const where = ["--data-dir", this.dataDir];
+    const child = spawn(python(), ["-m", "trunkline", ...args, ...where], { cwd: ROOT });
+    child.stdin.end(input);
+    const [code] = await once(child, "exit");
+    if (code !== 0) throw new Error(`the command ended with ${code}`);
+  }
+
   /** Ends it at once, as a crash would. */
   async kill(): Promise<void> {
     await this.end("SIGKILL");
