@@ -73,6 +73,8 @@ export class GatewayProcess {
       env: { PATH: process.env.PATH, HOME: dataDir },
       stdio: ["ignore", "pipe", "pipe"],
     });
+    // A test that failed may have left it.
+    process.once("exit", () => child.kill("SIGKILL"));
     const url = await listening(child);
     return new GatewayProcess(child, url, dataDir, settings.dataDir === undefined);
   }
