@@ -5,6 +5,7 @@ STAMP := $(VENV)/.stamp
 CODE := src tests bench examples tools
 
 .PHONY: run test setup check docs bench battery-quick battery lock clean
+.PHONY: js-client-test js-client-check js-client-messages
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -19,6 +20,7 @@ run: setup
 
 test: setup
 	$(BIN)/python -m pytest tests -n auto --dist loadfile
+	@$(MAKE) --no-print-directory js-client-test
 
 # The proofs of tests/e2e and tests/fuzz at their full length; battery-quick takes at most half an hour.
 battery-quick: setup
@@ -35,9 +37,11 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python tools/docs.py --check
 	$(BIN)/python tools/audit.py
+	@$(MAKE) --no-print-directory js-client-check
 
 docs: setup
 	$(BIN)/python tools/docs.py
+	@$(MAKE) --no-print-directory js-client-messages
 
 bench: setup
 	$(BIN)/python bench/run.py
@@ -46,4 +50,30 @@ lock: setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml -o requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist js/client/node_modules js/client/dist
+
+# --- The JavaScript client (js/client): only where Node 20 or newer is ---
+
+JS_CLIENT := js/client
+JS_CLIENT_STAMP := $(JS_CLIENT)/node_modules/.stamp
+JS_CLIENT_NODE := $(shell npm --version >/dev/null 2>&1 && node -p "process.versions.node.split('.')[0] >= 20" 2>/dev/null)
+
+$(JS_CLIENT_STAMP): $(JS_CLIENT)/package-lock.json
+	cd $(JS_CLIENT) && npm ci --no-audit --no-fund
+	touch $@
+
+ifeq ($(JS_CLIENT_NODE),true)
+js-client-test: setup $(JS_CLIENT_STAMP)
+	cd $(JS_CLIENT) && npm run --silent test
+
+js-client-check: $(JS_CLIENT_STAMP)
+	cd $(JS_CLIENT) && npm run --silent check
+
+js-client-messages: $(JS_CLIENT_STAMP)
+	cd $(JS_CLIENT) && npm run --silent messages
+else
+js-client-test js-client-check js-client-messages:
+	@echo "The JavaScript client is left out: there is no Node 20 or newer here."
+endif
+
+# --- end of the JavaScript client ---

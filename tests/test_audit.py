@@ -236,6 +236,23 @@ class TestFloods:
         assert len(found) == ROWS_PER_WINDOW + 1
         assert found[0].detail == {"more": str(10_000 - ROWS_PER_WINDOW)}
 
+    def test_hide_no_deed_of_an_operator(self, audit):
+        """A hundred tokens made at once are a hundred entries, flood or not."""
+        for number in range(10_000):
+            audit.append(did("auth.failed", address=f"10.0.{number >> 8}.{number & 255}"))
+        for number in range(100):
+            audit.append(did("token.create", actor="owner", target=f"k_{number}"))
+
+        found = audit.entries(limit=1_000, action="token.create")
+        assert [e.target for e in found] == [f"k_{n}" for n in reversed(range(100))]
+
+    def test_of_one_session_do_not_hide_what_happens_to_another(self, audit):
+        """What was done to which session is kept, up to a bound."""
+        for number in range(100):
+            audit.append(did("session.delete", actor="ada", target=f"s{number}"))
+
+        assert len(audit.entries(limit=1_000)) == 100
+
     def test_of_one_kind_hide_no_other(self, audit):
         """What happens once during a flood has its own entry."""
         for _ in range(100):

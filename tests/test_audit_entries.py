@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 from peers import person, register
-from processes import Running, clean_environ, finished
+from processes import Running, clean_environ, invoke
 from test_approvals import answer, ask, asked
 
 from trunkline.auth import OWNER
@@ -128,11 +128,11 @@ class TestGateway:
         environ = clean_environ(tmp_path)
         with closing(Running(environ, "serve", "--port", "0")) as gateway:
             url = gateway.wait_for(r"http://\S+")[0]
-            assert finished(environ, "status", "--url", url).returncode == 0
-            assert finished(environ, "status", "--url", url, "--token", "x" * 20).returncode == 4
+            assert invoke(environ, "status", "--url", url).exit_code == 0
+            assert invoke(environ, "status", "--url", url, "--token", "x" * 20).exit_code == 4
             gateway.end()
 
-        lines = finished(environ, "audit").stdout
+        lines = invoke(environ, "audit").stdout
         for action in ("gateway.start", "auth.ok", "auth.failed", "gateway.stop"):
             assert action in lines
-        assert finished(environ, "audit", "verify").returncode == 0
+        assert invoke(environ, "audit", "verify").exit_code == 0

@@ -9,7 +9,7 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from processes import COMMAND, PATIENCE, clean_environ, finished
+from processes import COMMAND, PATIENCE, clean_environ, invoke
 from rawsocket import RawSocket, request, upgrade
 from websockets.asyncio.client import connect
 
@@ -237,6 +237,43 @@ class TestSecrets:
             assert found_in([served.printed, answer, second], secrets) == []
 
 
+class TestEmbedded:
+    async def test_a_program_that_sets_no_logs_up_shows_no_variables(self, tmp_path):
+        """A gateway made in Python keeps secrets out of its tracebacks by itself."""
+        program = tmp_path / "program.py"
+        program.write_text(EMBEDDED)
+        async with gateway(tmp_path, sys.executable, str(program), CONFIG_TOKEN) as served:
+            async with connect(f"ws://127.0.0.1:{served.port}/ws", proxy=None) as socket:
+                frame = {"type": "auth", "id": "f", "payload": {"token": CANARIES["auth token"]}}
+                await socket.send(json.dumps(frame))
+                while "HANDLER_ERROR" not in await socket.recv():
+                    pass
+
+            assert "the verifier broke" in served.printed
+            assert found_in([served.printed], [CONFIG_TOKEN, *CANARIES.values()]) == []
+
+
+EMBEDDED = """
+import asyncio, sys
+from trunkline import WebSocketGateway, WebSocketTransportConfig
+from trunkline.config import AuthConfig
+
+
+class Gateway(WebSocketGateway):
+    def validate_token(self, token):
+        raise RuntimeError("the verifier broke")
+
+
+async def main():
+    config = WebSocketTransportConfig(port=0, auth=AuthConfig(token=sys.argv[1]))
+    async with Gateway(config) as gateway:
+        print("listening on", gateway.address, flush=True)
+        await asyncio.Event().wait()
+
+
+asyncio.run(main())
+"""
+
 FAILING = """
 import asyncio, sys
 from trunkline.config import AuthConfig, HistoryConfig, WebSocketTransportConfig
@@ -309,7 +346,7 @@ class TestLines:
             served.end()
             lines = (tmp_path / "stderr").read_text().splitlines()
             where = ("--data-dir", str(served.data))
-            audited = finished(clean_environ(tmp_path), "audit", "--json", *where).stdout
+            audited = invoke(clean_environ(tmp_path), "audit", "--json", *where).stdout
 
         assert all(json.loads(line)["event"].isprintable() for line in lines)
         assert all(line.isprintable() for line in lines)

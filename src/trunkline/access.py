@@ -13,6 +13,7 @@ from itertools import count
 
 import structlog
 
+from trunkline.audit import Audit
 from trunkline.auth import USER_CREDENTIAL, Authenticator, Chain, Passwords, StoredTokens
 from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Clients, Identity
@@ -62,6 +63,8 @@ class Access:
         self.database = database
         self.credentials = Credentials(database) if database is not None else None
         self.users = Users(database) if database is not None else None
+        self.audit: Audit | None = None
+        """The audit log, where the host program keeps one."""
         self.refreshed: list[Callable[[], None]] = []
         """Called after another process has written to the database."""
         self._clients = clients

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from trunkline.authdb import BUSY_TIMEOUT, AuthDatabase
 from trunkline.config import AuditConfig
@@ -35,10 +36,16 @@ WINDOW = 10.0
 """Seconds over which entries of one kind are counted."""
 
 ROWS_PER_KIND = 10
-"""Entries of the same action, actor and address that a window keeps one by one."""
+"""Entries of one kind that a window keeps one by one."""
 
 ROWS_PER_WINDOW = 500
-"""Entries of all kinds that a window keeps one by one."""
+"""Entries of one action, of all kinds, that a window keeps one by one."""
+
+COUNTED = ("auth.", "session.", "approval.")
+"""
+What begins the actions that strangers and users can cause at will, so that a flood becomes a
+count. Everything else is an operator's deed, and has an entry of its own whatever goes on.
+"""
 
 RETRY = 0.5
 """Seconds until the next attempt when another process is writing."""
@@ -112,7 +119,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Flood(msgspec.Struct):
-    first: AuditEntry
+    kind: AuditEntry
     rows: int = 0
     more: int = 0
 
@@ -146,7 +153,7 @@ class Audit:
         self._trimmed_at = float("-inf")
         self._window_end = float("-inf")
         self._kinds: dict[tuple[str, ...], _Flood] = {}
-        self._rows = 0
+        self._rows: dict[str, int] = {}
         self.lost = 0
         """Entries that could not be written and are not yet told of in the log."""
         # Reading an existing log must not need the right to write.
@@ -161,9 +168,10 @@ class Audit:
         Add an entry. Never raises, and waits for nothing in a running event loop.
 
         In a loop it is written within `FLUSH_INTERVAL`, with whatever else came;
-        without one it is written when this returns. Of many entries with the
-        same action, actor and address, the first ones of a `WINDOW` are kept,
-        and one that counts the rest.
+        without one it is written when this returns. Of many entries of one kind
+        (the same action, outcome, actor and address, but for sign-ins the same
+        target too), the first ones of a `WINDOW` are kept, and one that counts
+        the rest; see `COUNTED`.
         """
         now = self._clock()
         if now >= self._window_end:
@@ -177,34 +185,32 @@ class Audit:
 
     def _kept(self, entry: AuditEntry) -> bool:
         """Whether an entry gets a row of its own; otherwise it is counted."""
-        key: tuple[str, ...] = (entry.action, entry.outcome, entry.actor, entry.address)
+        if not entry.action.startswith(COUNTED):
+            return True
+        target = "" if entry.action.startswith("auth.") else entry.target
+        key: tuple[str, ...] = (entry.action, entry.outcome, entry.actor, entry.address, target)
+        rows = self._rows.get(entry.action, 0)
         flood = self._kinds.get(key)
-        if flood is None and len(self._kinds) < ROWS_PER_WINDOW:
-            flood = self._kinds[key] = _Flood(entry)
+        if flood is None and rows < ROWS_PER_WINDOW:
+            kind = replace(entry, target=target, detail={})
+            flood = self._kinds[key] = _Flood(kind)
         elif flood is None:  # from everywhere at once: count by what was done
             key = (entry.action, entry.outcome)
             anybody = AuditEntry(action=entry.action, outcome=entry.outcome)
             flood = self._kinds.setdefault(key, _Flood(anybody, ROWS_PER_KIND))
-        if flood.rows >= ROWS_PER_KIND or self._rows >= ROWS_PER_WINDOW:
+        if flood.rows >= ROWS_PER_KIND or rows >= ROWS_PER_WINDOW:
             flood.more += 1
             return False
         flood.rows += 1
-        self._rows += 1
+        self._rows[entry.action] = rows + 1
         return True
 
     def _end_window(self) -> None:
         """Turn what was only counted into entries."""
-        kinds, self._kinds, self._rows = self._kinds, {}, 0
+        kinds, self._kinds, self._rows = self._kinds, {}, {}
         for flood in kinds.values():
             if flood.more:
-                first = flood.first
-                summary = AuditEntry(
-                    action=first.action,
-                    actor=first.actor,
-                    outcome=first.outcome,
-                    address=first.address,
-                    detail={"more": str(flood.more)},
-                )
+                summary = replace(flood.kind, detail={"more": str(flood.more)})
                 self._queue.append((self._now(), summary))
 
     def _schedule(self, wait: float) -> None:

@@ -28,6 +28,7 @@ from trunkline import (
     cli_audit,
     cli_client,
     cli_devices,
+    cli_doctor,
     cli_open,
     cli_sessions,
     cli_token,
@@ -214,6 +215,7 @@ app.command()(cli_client.status)
 app.command()(cli_client.send)
 app.command()(cli_client.agents)
 app.add_typer(cli_sessions.app, name="sessions")
+app.command()(cli_doctor.doctor)
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_token.app, name="token")
 app.add_typer(cli_users.app, name="users")

@@ -243,14 +243,15 @@ class _Lines:
     logged into a second failure.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def msg(self, line: str) -> None:
         """Write one line."""
+        stream = self._stream or sys.stderr
         with suppress(OSError, ValueError):
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            stream.write(line + "\n")
+            stream.flush()
 
     log = debug = info = warn = warning = error = critical = exception = msg
 
@@ -258,8 +259,16 @@ class _Lines:
 class Logs:
     """The running set-up of the logs; see `configure_logs`."""
 
-    def __init__(self, config: LogConfig, secrets: Iterable[str], stream: TextIO) -> None:
+    def __init__(
+        self,
+        config: LogConfig,
+        secrets: Iterable[str],
+        stream: TextIO | None = None,
+        *,
+        forward: bool = True,
+    ) -> None:
         self._stream = stream
+        self._forward = forward
         self._storms = StormLimiter(self._report)
         self.reconfigure(config, secrets)
 
@@ -285,7 +294,8 @@ class Logs:
             wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.level]),
             logger_factory=lambda *_: _Lines(stream),
         )
-        logging.basicConfig(handlers=[_Forward()], level=_LEVELS[config.level], force=True)
+        if self._forward:
+            logging.basicConfig(handlers=[_Forward()], level=_LEVELS[config.level], force=True)
 
     def flush(self) -> None:
         """Write the counts of storms that have ended; call it about once a second."""
@@ -313,4 +323,18 @@ def configure_logs(
         secrets: Values that must not appear in any line.
         stream: Where lines go; absent: stderr.
     """
-    return Logs(config, [s for s in secrets if s], stream or sys.stderr)
+    return Logs(config, [s for s in secrets if s], stream)
+
+
+def configure_unless_configured(
+    config: LogConfig, *, secrets: Iterable[str | None] = ()
+) -> Logs | None:
+    """
+    Send the gateway's own events to stderr, unless the program has set structlog up itself.
+
+    Left alone, structlog shows what the variables held along with every
+    traceback: tokens and what people said. `logging` is not touched.
+    """
+    if structlog.is_configured():
+        return None
+    return Logs(config, [s for s in secrets if s], forward=False)

@@ -45,6 +45,7 @@ from trunkline.records import Records
 from trunkline.records.sqlite import SqliteRecords
 from trunkline.reloads import Reloader, Source
 from trunkline.settings import TOKEN_FILE, data_folder, ensure_token, secrets_of
+from trunkline.stalls import StallWatch
 from trunkline.tailscale import TailscaleShare, prepare_share
 from trunkline.transports.listener import make_ssl_context
 from trunkline.transports.websocket import WebSocketGateway
@@ -175,6 +176,9 @@ async def running(
     async with AsyncExitStack() as stack:
         flusher = asyncio.create_task(_flush(logs))
         stack.callback(flusher.cancel)
+        watch = StallWatch()
+        watch.start()
+        stack.callback(watch.stop)
         share: TailscaleShare | None = None
         if config.bind == "tailscale":
             share = await prepare_share(config.tailscale)
@@ -211,7 +215,7 @@ async def _reload_when(asked: asyncio.Event, reloader: Reloader, gateway: WebSoc
 
 def keep_audit(gateway: WebSocketGateway, audit: Audit) -> None:
     """Write down what the gateway's features tell of, and its start and stop."""
-    gateway.audit = audit
+    gateway.access.audit = audit
     gateway.on("audit", audit.append)
     number = {"version": version("trunkline")}
     gateway.on("started", lambda: audit.append(AuditEntry(action="gateway.start", detail=number)))

@@ -20,7 +20,6 @@ from trunkline.access import Access
 from trunkline.agents import AgentRegistry
 from trunkline.approvals import Approvals
 from trunkline.assignments import Assignments
-from trunkline.audit import Audit
 from trunkline.auth import LOCAL, Authenticator, Credential, Door, Granted, SharedSecret
 from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Clients, Identity, Peer, Phase
@@ -41,6 +40,7 @@ from trunkline.handlers import HandlerFunction, Handlers, close_with
 from trunkline.history import History
 from trunkline.history.memory import MemoryHistory
 from trunkline.ids import id_counter
+from trunkline.logs import configure_unless_configured
 from trunkline.measures import Measures
 from trunkline.messages import (
     GatewayMessage,
@@ -181,7 +181,6 @@ class GatewayServer:
             self.greeting.hello,
             events,
         )
-        self.audit: Audit | None = None
         self.pairing: Pairing | None
         self.codes: SignInCodes | None
         self.pairing, self.codes = compose_pairing(config, self.access, self.door, events)
@@ -444,13 +443,14 @@ class GatewayServer:
         if self._started_at is not None:
             return
         self._started_at = time.monotonic()
+        auth = self.config.auth
+        configure_unless_configured(self.config.log, secrets=[auth.token, auth.password])
         await self.history.open()
         await self.records.open()
         await self.sessions.load()
         self._pump.start()
-        chores = (self._tick_forever(), self.access.watch(), self.runs.recover())
-        work = (*chores, self.measures.lag.watch())
-        self._chores = [asyncio.create_task(chore) for chore in work]
+        work = self._tick_forever(), self.access.watch(), self.runs.recover()
+        self._chores = [asyncio.create_task(w) for w in (*work, self.measures.lag.watch())]
         self.events.emit("started")
 
     async def drain(self, timeout: float | None = None) -> None:

@@ -68,6 +68,21 @@ class Lock:
         os.close(self._handle)
 
 
+def holder_of(path: Path) -> str | None:
+    """Return the id of the process that holds a `Lock` at this moment, if one does."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+    finally:
+        os.close(handle)
+    return None
+
+
 class Trace(NamedTuple):
     """What the last user of a database left behind."""
 

@@ -26,6 +26,7 @@ from trunkline.history import (
 )
 from trunkline.history import _rows as rows
 from trunkline.history._database import Damage, Database, copy_database, is_damage, is_full
+from trunkline.history._files import holder_of
 from trunkline.history._rows import PAGE_BYTES, PAGE_ROWS, SEQ_BITS, SEQ_MAX, Log
 from trunkline.payloads.base import Durability
 
@@ -500,3 +501,8 @@ def backup_file(source: Path, target: Path) -> None:
         copy_database(source, target)
     except sqlite3.Error as error:
         raise ConfigError(f"{source} cannot be copied: {error}") from error
+
+
+def holder(path: Path) -> str | None:
+    """Return the id of the process that holds a log file at this moment, if one does."""
+    return holder_of(path.with_name(f"{path.name}.lock"))

@@ -37,7 +37,7 @@ class AuditListing(Answer, kw_only=True):
 
 async def _list(call: Call) -> AuditListing:
     call.caller.require("audit")
-    audit = call.caller.gateway.audit
+    audit = call.caller.gateway.access.audit
     if audit is None:
         raise HttpFailure(404, "this gateway keeps no audit log")
     wanted = dict(call.query)
