@@ -18,10 +18,16 @@ from trunkline.transports.websocket import WebSocketGateway
 @pytest.fixture(autouse=True)
 def own_logs() -> Iterator[None]:
     """No test inherits the set-up of the logs that another one made."""
+    *processors, renderer = structlog.get_config()["processors"]
+    assert isinstance(renderer, structlog.dev.ConsoleRenderer)
+    # Its own way to show a traceback takes a second on a busy machine.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, plain])
+    configured = structlog.get_config()["processors"]
     yield
-    if structlog.is_configured():
-        structlog.reset_defaults()
+    if structlog.get_config()["processors"] is not configured:
         logging.basicConfig(force=True)
+    structlog.reset_defaults()
 
 
 @pytest.fixture

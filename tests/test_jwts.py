@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 from tokens import (
     AUDIENCE,
     ISSUER,
@@ -249,6 +250,25 @@ def test_any_other_token_does_not(token: str) -> None:
 def test_no_token_is_nobody() -> None:
     """A password is not looked at."""
     assert verifier().authenticate(Credential(password=sign(good()))) is None
+
+
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [
+        (sign(good(aud="canary")), "aud does not hold the configured audience"),
+        (sign(good(sub="canary!")), "its user is not 1 to 128 letters, digits or ._:@|+-"),
+        (sign(good(canary=1), key=private_key("stranger")), "its signature is wrong"),
+        (sign(good(), kid="canary"), "no key is known for it"),
+    ],
+)
+def test_the_log_says_why_and_nothing_that_stood_in_the_token(token: str, why: str) -> None:
+    """An operator can mend a configuration; a reader of logs learns no token."""
+    with capture_logs() as logs:
+        judge(token)
+
+    assert [line["why"] for line in logs] == [why]
+    assert "canary" not in repr(logs)
+    assert token not in repr(logs)
 
 
 @given(st.text(max_size=300) | st.from_regex(r"\A[\w-]+\.[\w-]+\.[\w-]+\Z"))

@@ -37,7 +37,6 @@ from trunkline.errors import (
 from trunkline.handlers import close_with
 from trunkline.history import History
 from trunkline.http.app import create_app
-from trunkline.jwts import JwtVerifier
 from trunkline.limits import Budget
 from trunkline.messages import error_message
 from trunkline.origins import HostPolicy, OriginPolicy, Refused, check_request
@@ -235,7 +234,11 @@ class WebSocketGateway(GatewayServer):
         self.on("client:auth", self._signed_in)
 
     def _jwt_verifier(self, config: JwtConfig) -> Authenticator | None:
-        return JwtVerifier(config) if config.enabled else None
+        if not config.enabled:
+            return None
+        from trunkline.jwts import JwtVerifier  # slow to import, and few gateways need it
+
+        return JwtVerifier(config)
 
     @staticmethod
     def _host_policy(config: WebSocketTransportConfig, port: int) -> HostPolicy:
