@@ -425,3 +425,21 @@ async def test_the_pool_that_was_not_asked_for_longest_makes_room():
         pools.find(Wanted(agent_id="bot", labels=((name, "x"),)))
 
     assert len(bot.pools) == MAX_POOLS
+
+
+async def test_a_set_that_shrinks_to_one_agent_and_grows_again_counts_right(gateway):
+    """Of a lone agent nothing is noted; what it has at work counts once there is another."""
+    ada = asker(gateway)
+    await agent(gateway, "first", "add")
+    for _ in range(3):
+        ask(ada)
+    second = await agent(gateway, "second", "add")
+
+    for _ in range(3):
+        ask(ada)
+    counts = [gateway.agents.get_agent(a).active for a in ("first", "second")]
+    await second.ask("agent_unregister", {"id": "second"})
+    ask(ada)
+
+    assert counts == [3, 3]
+    assert gateway.agents.get_agent("first").active == 4

@@ -97,14 +97,27 @@ class Pool(Generic[T]):
     The online agents that fit one kind of request.
 
     Attributes:
+        sole: Its only agent, if there is only one: then there is nothing to
+            choose, and nothing is noted for it.
         waiting: Requests for which no agent has room.
         served: When one of them was served last, as a number that grows.
     """
 
-    __slots__ = ("_least", "_levels", "_members", "_ranks", "_ring", "served", "waiting", "wanted")
+    __slots__ = (
+        "_least",
+        "_levels",
+        "_members",
+        "_ranks",
+        "_ring",
+        "served",
+        "sole",
+        "waiting",
+        "wanted",
+    )
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
+        self.sole: RegisteredAgent | None = None
         self.waiting: FairQueue[T] = FairQueue()
         self.served = 0
         self._members: dict[str, RegisteredAgent] = {}
@@ -120,13 +133,29 @@ class Pool(Generic[T]):
     def add(self, agent: RegisteredAgent) -> None:
         """Take an agent in."""
         self._members[agent.id] = agent
+        if len(self._members) == 1:
+            self.sole = agent
+            return
+        if self.sole is not None:
+            self.place(self.sole)
+            self.sole = None
         self.place(agent)
 
     def remove(self, agent: RegisteredAgent) -> None:
         """Let an agent go."""
         self._members.pop(agent.id, None)
-        self._ring.pop(agent, None)
-        self._displace(agent)
+        self._forget(agent)
+        if len(self._members) == 1:
+            (self.sole,) = self._members.values()
+            self._forget(self.sole)
+        elif not self._members:
+            self.sole = None
+
+    def _forget(self, agent: RegisteredAgent) -> None:
+        rank = self._ranks.get(agent)
+        if rank is not None:
+            self._displace(agent, rank)
+            self._forget_turn(agent)
 
     def agents(self) -> list[RegisteredAgent]:
         """Return all of them, those without room too."""
@@ -138,23 +167,27 @@ class Pool(Generic[T]):
 
     def place(self, agent: RegisteredAgent) -> None:
         """Note how many requests an agent has at work now."""
-        self._displace(agent)
-        rank = rank_of(agent)
+        before, rank = self._ranks.get(agent), rank_of(agent)
+        if rank == before:
+            return
+        if before is not None:
+            self._displace(agent, before)
         if rank is None:
-            self._ring.pop(agent, None)
+            self._forget_turn(agent)
             return
         level = self._levels.get(rank)
         if level is None:
             level = self._levels[rank] = OrderedDict()
             self._least = min(self._levels)
         level[agent] = None
-        self._ring.setdefault(agent)  # a finished request does not change whose turn it is
         self._ranks[agent] = rank
+        if before is None:
+            self._ring[agent] = None  # a finished request does not change whose turn it is
 
-    def _displace(self, agent: RegisteredAgent) -> None:
-        rank = self._ranks.pop(agent, None)
-        if rank is None:
-            return
+    def _forget_turn(self, agent: RegisteredAgent) -> None:
+        del self._ranks[agent], self._ring[agent]
+
+    def _displace(self, agent: RegisteredAgent, rank: int) -> None:
         level = self._levels[rank]
         del level[agent]
         if not level:
@@ -163,6 +196,8 @@ class Pool(Generic[T]):
 
     def least_busy(self, chain: Container[str] = ()) -> RegisteredAgent | None:
         """Return the agent with room that has the fewest requests; equals take turns."""
+        if self.sole is not None:
+            return self._sole_if_free(chain)
         if not self._levels:
             return None
         if not chain:
@@ -173,8 +208,15 @@ class Pool(Generic[T]):
                     return agent
         return None
 
+    def _sole_if_free(self, chain: Container[str]) -> RegisteredAgent | None:
+        agent = self.sole
+        assert agent is not None
+        return agent if agent.has_room and agent.id not in chain else None
+
     def next_in_turn(self, chain: Container[str] = ()) -> RegisteredAgent | None:
         """Return the agent with room whose turn it is; those that say they are busy come last."""
+        if self.sole is not None:
+            return self._sole_if_free(chain)
         reluctant: RegisteredAgent | None = None
         for agent in self._ring:
             if agent.id in chain:
@@ -287,7 +329,8 @@ class Pools(Generic[T]):
     def moved(self, agent: RegisteredAgent) -> None:
         """Note that an agent has more or fewer requests at work than before."""
         for pool in agent.pools:
-            pool.place(agent)
+            if pool.sole is None:
+                pool.place(agent)
 
     def deserted(self) -> list[Pool[T]]:
         """Return the pools in which requests wait for agents that are all gone."""
