@@ -384,16 +384,16 @@ async def test_a_pool_knows_the_least_busy_agent_whatever_happens():
         one.requests = dict.fromkeys(map(str, range(requests)))
         pools.moved(one)
 
-    assert pool.least_busy() is agents[1]
-    assert pool.least_busy(("a1",)) is agents[0]
-    assert pool.least_busy(("a0", "a1")) is None
+    assert pool.choose() is agents[1]
+    assert pool.choose(None, ("a1",)) is agents[0]
+    assert pool.choose(None, ("a0", "a1")) is None
     for one in agents:
         one.requests = {}
     registry.unregister("a1")
     await registry.register(AgentRegister(id="a0"), client)
 
     pools.moved(agents[2])
-    assert pool.least_busy() is agents[2]
+    assert pool.choose() is agents[2]
     assert len(pool) == 1
 
 

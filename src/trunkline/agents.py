@@ -58,6 +58,7 @@ class RegisteredAgent:
         "generation",
         "giving_up",
         "grace",
+        "has_schemas",
         "id",
         "labels",
         "load",
@@ -97,6 +98,7 @@ class RegisteredAgent:
         self.capabilities = payload.capabilities
         self.names = capability_names(payload.capabilities)
         self.tools = compile_tools(payload.capabilities)
+        self.has_schemas = any(v is not None for v in self.tools.values())
         self.metadata = payload.metadata
         self.labels = payload.labels
         self.max_concurrent = payload.max_concurrent

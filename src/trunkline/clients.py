@@ -146,6 +146,7 @@ class Client(ClientState):
     Attributes:
         transport: The pipe to the peer.
         sender: The proven identity that relayed messages carry, encoded.
+        senders: The same for each of several agents, where it was asked for.
         heard_at: When it last showed life, by the gateway's clock.
         pending: How many of its messages wait in session queues; while there
             are any, replies queue behind them so that answers keep their order.
@@ -169,6 +170,7 @@ class Client(ClientState):
         "received_messages",
         "requests",
         "sender",
+        "senders",
         "stream_full_at",
         "transport",
         "turn",
@@ -181,6 +183,7 @@ class Client(ClientState):
         self.transport = transport
         self.identity: Identity | None = None
         self.sender = msgspec.Raw(b"null")
+        self.senders: dict[str, msgspec.Raw] | None = None
         self.agents: dict[str, Any] = {}
         self.requests: dict[str, Any] = {}
         self.nonce: str | None = None
@@ -231,11 +234,17 @@ class Client(ClientState):
         """Return the encoded sender of what one of this connection's agents says."""
         if len(self.agents) == 1:
             return self.sender
-        return msgspec.Raw(encode(self.stamp(agent_id)))
+        if self.senders is None:
+            self.senders = {}
+        sender = self.senders.get(agent_id)
+        if sender is None:
+            sender = self.senders[agent_id] = msgspec.Raw(encode(self.stamp(agent_id)))
+        return sender
 
     def refresh_sender(self) -> None:
         """Encode the sender anew, after anything in it has changed."""
         self.sender = msgspec.Raw(encode(self.stamp()))
+        self.senders = None
 
     def has_scope(self, scope: str) -> bool:
         """Whether the credential grants a scope."""

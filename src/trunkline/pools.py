@@ -194,10 +194,23 @@ class Pool(Generic[T]):
             del self._levels[rank]
             self._least = min(self._levels, default=0)
 
-    def least_busy(self, chain: Container[str] = ()) -> RegisteredAgent | None:
-        """Return the agent with room that has the fewest requests; equals take turns."""
-        if self.sole is not None:
-            return self._sole_if_free(chain)
+    def choose(
+        self, policy: str | None = None, chain: Container[str] = ()
+    ) -> RegisteredAgent | None:
+        """
+        Return the agent with room to ask next; None if there is none.
+
+        Args:
+            policy: ``round_robin``, or else the least busy one.
+            chain: Ids of agents that must not be asked.
+        """
+        sole = self.sole
+        if sole is not None:
+            return sole if sole.has_room and sole.id not in chain else None
+        return self._next_in_turn(chain) if policy == "round_robin" else self._least_busy(chain)
+
+    def _least_busy(self, chain: Container[str]) -> RegisteredAgent | None:
+        """Return the one that has the fewest requests; equals take turns."""
         if not self._levels:
             return None
         if not chain:
@@ -208,15 +221,8 @@ class Pool(Generic[T]):
                     return agent
         return None
 
-    def _sole_if_free(self, chain: Container[str]) -> RegisteredAgent | None:
-        agent = self.sole
-        assert agent is not None
-        return agent if agent.has_room and agent.id not in chain else None
-
-    def next_in_turn(self, chain: Container[str] = ()) -> RegisteredAgent | None:
-        """Return the agent with room whose turn it is; those that say they are busy come last."""
-        if self.sole is not None:
-            return self._sole_if_free(chain)
+    def _next_in_turn(self, chain: Container[str]) -> RegisteredAgent | None:
+        """Return the one whose turn it is; those that say they are busy come last."""
         reluctant: RegisteredAgent | None = None
         for agent in self._ring:
             if agent.id in chain:
@@ -228,7 +234,7 @@ class Pool(Generic[T]):
 
     def took_turn(self, agent: RegisteredAgent) -> None:
         """Note that an agent has had its turn."""
-        if agent in self._ring:
+        if self.sole is None:
             self._ring.move_to_end(agent)
 
 
@@ -262,7 +268,7 @@ class Pools(Generic[T]):
             pool = self._make(wanted)
         else:
             self._pools.move_to_end(wanted)
-        return pool if len(pool) else None
+        return pool if pool.sole is not None or len(pool) else None
 
     def _make(self, wanted: Wanted) -> Pool[T]:
         pool: Pool[T] = Pool(wanted)

@@ -215,7 +215,7 @@ class Router:
         pool, chain = self._pools.find(request.wanted), request.chain
         if pool is None or (chain and not pool.reaches(chain)):
             raise undelivered(ErrorCode.AGENT_NOT_FOUND, "no online agent fits")
-        agent = self._choose(pool, request.payload, chain)
+        agent = pool.choose(request.payload.policy, chain)
         if agent is not None:
             pool.took_turn(agent)
             self._deliver(request, agent)
@@ -227,19 +227,12 @@ class Router:
         request.pool = pool
         pool.waiting.add(request.asker, request)
 
-    @staticmethod
-    def _choose(
-        pool: Pool[Request], payload: RouteRequest, chain: tuple[str, ...]
-    ) -> RegisteredAgent | None:
-        if payload.policy == "round_robin":
-            return pool.next_in_turn(chain)
-        return pool.least_busy(chain)
-
     def _deliver(self, request: Request, agent: RegisteredAgent) -> None:
         """Send a request to an agent; raises if its tool does not take these arguments."""
         client = agent.client
         assert client is not None, "only online agents are in a pool"
-        _check_arguments(request.payload, agent)
+        if agent.has_schemas:
+            _check_arguments(request.payload, agent)
         request.agent = agent
         agent.requests[request.id] = request
         self._pools.moved(agent)
@@ -404,7 +397,7 @@ class Router:
     ) -> RouteExplained:
         wanted = wanted_by(payload, message.target)
         pool = self._pools.find(wanted)
-        chosen = self._choose(pool, payload, ()) if pool is not None else None
+        chosen = pool.choose(payload.policy) if pool is not None else None
         found = [
             RouteCandidate(
                 agent_id=agent.id, chosen=agent is chosen, reason=_reason(agent, wanted, chosen)
