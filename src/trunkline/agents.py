@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
 from trunkline.clients import Client, Clients, Phase
@@ -198,6 +198,8 @@ class AgentRegistry:
         """Called when an agent cannot be asked any more, or is about to change."""
         self.lost: list[Callable[[RegisteredAgent], None]] = []
         """Called when an agent's work ends, for it will not come back to it."""
+        self.released: list[Callable[[str], Awaitable[None]]] = []
+        """Called with an id that is no longer its user's, before anybody else speaks for it."""
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
@@ -232,7 +234,10 @@ class AgentRegistry:
             self._index(known)
             self._announce(known)
             return known
-        generation = await self._owners.claim(payload.id, owner, lambda: self._in_use(payload.id))
+        claim = await self._owners.claim(payload.id, owner, lambda: self._in_use(payload.id))
+        generation = claim.generation
+        if claim.changed_hands:
+            await self._release(payload.id)
         previous = self._spelled(payload.id)
         if previous is not None and previous.generation > generation:
             raise Disconnect(CloseCode.REPLACED, "a newer connection registered this agent")
@@ -383,6 +388,10 @@ class AgentRegistry:
 
     # How it is kept
 
+    async def _release(self, agent_id: str) -> None:
+        for callback in self.released:
+            await callback(agent_id)
+
     def _in_use(self, agent_id: str) -> bool:
         """Whether an agent of this id, however it is spelled, is online."""
         agent = self._spelled(agent_id)
@@ -519,6 +528,7 @@ class AgentRegistry:
                 raise GatewayError(ErrorCode.FORBIDDEN, "this needs the scope agent:admin")
             if not await self._owners.release(payload.id):
                 raise GatewayError(ErrorCode.AGENT_NOT_FOUND, "no agent has this id")
+            await self._release(payload.id)
         else:
             self._own(client, payload.id)
         self.unregister(payload.id)

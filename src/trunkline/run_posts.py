@@ -137,8 +137,18 @@ class _Addressed(msgspec.Struct):
 
 
 def addressees(session: Session, client: Client, chat: Chat, depth: int) -> list[str]:
-    """Return the agents of a session that a chat addresses, in the order of their ids."""
-    present = {agent_id for member in session.agent_clients for agent_id in member.agents}
+    """
+    Return the agents of a session that a chat addresses, in the order of their ids.
+
+    Only those with the capability ``chat``: a run of any other would stay open
+    until it times out, even where the chat mentions it by name.
+    """
+    present = {
+        agent_id
+        for member in session.agent_clients
+        for agent_id, agent in member.agents.items()
+        if agent.capabilities.chat
+    }
     if depth > MAX_DEPTH or session.record.metadata.get("sendPolicy") == "off":
         return []
     if chat.mentions is not None:
