@@ -166,6 +166,7 @@ class Client(ClientState):
         "opened_at",
         "parse_errors",
         "pending",
+        "presence_full_at",
         "received_bytes",
         "received_messages",
         "requests",
@@ -192,6 +193,7 @@ class Client(ClientState):
         self.warned_of: int | None = None
         self.full_at = 0.0
         self.stream_full_at = 0.0
+        self.presence_full_at = 0.0
         self.parse_errors: deque[float] | None = None
         self.received_messages = 0
         self.received_bytes = 0

@@ -151,7 +151,7 @@ class GatewayServer:
         self.router = Router(self.agents, self.sessions, clients, config.limits, self._clock)
         self.router.find_run = self.runs.of_agent
         self.runs.ended.append(self.router.run_ended)
-        self.presence = PresenceBoard(self.sessions, events)
+        self.presence = PresenceBoard(self.sessions, events, self._clock)
         self.door = Door(config.auth, self._verify, self._hello, events)
         self._session_handlers = SessionHandlers(self.sessions, self.assignments, config)
         events.on("agent:registered", self._agent_changed)
