@@ -36,6 +36,7 @@ from trunkline.cli_client import (
     complain,
     credential,
 )
+from trunkline.cli_route import route_app
 from trunkline.config import AuthMode, BindMode
 from trunkline.errors import ConfigError
 
@@ -199,6 +200,7 @@ app.command()(cli_client.status)
 app.command()(cli_client.send)
 app.command()(cli_client.agents)
 app.add_typer(cli_sessions.app, name="sessions")
+app.add_typer(route_app, name="route")
 
 
 @app.command()
