@@ -493,6 +493,7 @@ class AgentRegistry:
             lease_ms=round(LEASE * 1000),
             runs=self.open_runs(agent.id),
             requests=list(agent.requests),
+            received={id: r.answers for id, r in agent.requests.items() if r.answers} or None,
         )
 
     def _check_quota(self, client: Client) -> None:

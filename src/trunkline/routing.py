@@ -84,8 +84,8 @@ class Request(msgspec.Struct, eq=False, kw_only=True):
     parent: Request | OpenRun | None = None
     chain: tuple[str, ...] = ()
     """The agents that it has passed through."""
-    answered: bool = False
-    """Whether the asker has got a piece of an answer."""
+    answers: int = 0
+    """Pieces of an answer that the asker has got."""
 
 
 def wanted_by(payload: RouteRequest, target: str | None) -> Wanted:
@@ -292,7 +292,7 @@ class Router:
                 trace=message.trace,
             )
         )
-        request.answered = True
+        request.answers += 1
         request.asker.transport.write(frame)
         if payload.done:
             self._close(request, "ok" if payload.ok else "failed")
@@ -360,7 +360,7 @@ class Router:
 
     def _agent_lost(self, agent: RegisteredAgent) -> None:
         for request in list(agent.requests.values()):
-            if request.payload.idempotent and not request.answered:
+            if request.payload.idempotent and not request.answers:
                 self._ask_again(request)
             else:
                 self._fail(request, ErrorCode.AGENT_LOST, "the agent is gone")
