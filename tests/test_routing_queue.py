@@ -382,7 +382,7 @@ async def test_a_pool_knows_the_least_busy_agent_whatever_happens():
     pool = pools.find(Wanted("add"))
     for one, requests in zip(agents, (2, 1, 3), strict=True):
         one.requests = dict.fromkeys(map(str, range(requests)))
-        pools.moved(one)
+        pools.finished(one)
 
     assert pool.choose() is agents[1]
     assert pool.choose(None, ("a1",)) is agents[0]
@@ -392,7 +392,7 @@ async def test_a_pool_knows_the_least_busy_agent_whatever_happens():
     registry.unregister("a1")
     await registry.register(AgentRegister(id="a0"), client)
 
-    pools.moved(agents[2])
+    pools.finished(agents[2])
     assert pool.choose() is agents[2]
     assert len(pool) == 1
 
@@ -443,3 +443,40 @@ async def test_a_set_that_shrinks_to_one_agent_and_grows_again_counts_right(gate
 
     assert counts == [3, 3]
     assert gateway.agents.get_agent("first").active == 4
+
+
+acts = st.lists(st.tuples(st.sampled_from(["ask", "turn", "end", "away"]), st.integers(0, 9)))
+
+
+@given(acts=acts, limits=st.lists(st.sampled_from([0, 1, 2]), min_size=1, max_size=4))
+async def test_a_pool_never_chooses_a_busier_agent_than_it_must(acts, limits):
+    """Compared with a look at every agent, in any order of asking, ending, leaving and coming."""
+    client = Client("c", MemoryTransport(), Peer())
+    registry = AgentRegistry(Clients(), Events(), MemoryRecords(), LimitsConfig())
+    pools: Pools[object] = Pools(registry)
+    can_add = AgentCapabilities(tools=["add"])
+    agents = [
+        await registry.register(
+            AgentRegister(id=f"a{n}", capabilities=can_add, max_concurrent=limit), client
+        )
+        for n, limit in enumerate(limits)
+    ]
+    for act, number in acts:
+        one = agents[number % len(agents)]
+        pool = pools.find(Wanted("add"))
+        if act in ("ask", "turn"):
+            chain = (one.id,) if number > 6 else ()
+            policy = "round_robin" if act == "turn" else None
+            free = [a for a in agents if a.has_room and a.id not in chain]
+            chosen = pool.choose(policy, chain) if pool is not None else None
+            assert (chosen is None) == (not free)
+            if chosen is not None:
+                assert chosen in free
+                assert act == "turn" or chosen.active == min(a.active for a in free)
+                pool.took_turn(chosen)
+                chosen.requests[str(len(chosen.requests))] = object()
+        elif act == "end" and one.requests:
+            one.requests.popitem()
+            pools.finished(one)
+        elif act == "away":
+            registry.update_status(one.id, "offline" if one.online else "online", client)

@@ -1,8 +1,10 @@
 """
 Sets of agents, kept so that choosing costs the same whatever their size.
 
-A `Pool` holds the online agents that fit one kind of request, in buckets by the
-number of requests that they have at work. It is made when it is first asked
+A `Pool` holds the online agents that fit one kind of request, in levels by the
+number of requests that they have at work. An agent that is given a request stays
+on its level until its turn comes again, and has often finished by then: so an
+agent may stand too low, but never too high. A pool is made when it is first asked
 for, and kept up to date from then on, so an agent costs only for what is really
 asked of it. Requests that find every agent busy wait in the pool's `FairQueue`.
 """
@@ -123,8 +125,8 @@ class Pool(Generic[T]):
         self._members: dict[str, RegisteredAgent] = {}
         # Ordered dictionaries give their first key without a walk over deleted ones.
         self._levels: dict[int, OrderedDict[RegisteredAgent, None]] = {}
-        self._ring: OrderedDict[RegisteredAgent, None] = OrderedDict()
         self._ranks: dict[RegisteredAgent, int] = {}
+        self._ring: OrderedDict[RegisteredAgent, None] | None = None  # once it is asked for
         self._least = 0
 
     def __len__(self) -> int:
@@ -144,18 +146,12 @@ class Pool(Generic[T]):
     def remove(self, agent: RegisteredAgent) -> None:
         """Let an agent go."""
         self._members.pop(agent.id, None)
-        self._forget(agent)
+        self._move(agent, None)
         if len(self._members) == 1:
             (self.sole,) = self._members.values()
-            self._forget(self.sole)
+            self._move(self.sole, None)
         elif not self._members:
             self.sole = None
-
-    def _forget(self, agent: RegisteredAgent) -> None:
-        rank = self._ranks.get(agent)
-        if rank is not None:
-            self._displace(agent, rank)
-            self._forget_turn(agent)
 
     def agents(self) -> list[RegisteredAgent]:
         """Return all of them, those without room too."""
@@ -166,33 +162,27 @@ class Pool(Generic[T]):
         return any(agent_id not in chain for agent_id in self._members)
 
     def place(self, agent: RegisteredAgent) -> None:
-        """Note how many requests an agent has at work now."""
+        """Note that an agent has fewer requests at work than before, or is new."""
         before, rank = self._ranks.get(agent), rank_of(agent)
-        if rank == before:
-            return
+        if rank is not None and (before is None or rank < before):
+            self._move(agent, rank)
+
+    def _move(self, agent: RegisteredAgent, rank: int | None) -> None:
+        """Put an agent on a level; on none, and out of the ring, without a rank."""
+        before = self._ranks.pop(agent, None)
         if before is not None:
-            self._displace(agent, before)
-        if rank is None:
-            self._forget_turn(agent)
-            return
-        level = self._levels.get(rank)
-        if level is None:
-            level = self._levels[rank] = OrderedDict()
-            self._least = min(self._levels)
-        level[agent] = None
-        self._ranks[agent] = rank
-        if before is None:
-            self._ring[agent] = None  # a finished request does not change whose turn it is
-
-    def _forget_turn(self, agent: RegisteredAgent) -> None:
-        del self._ranks[agent], self._ring[agent]
-
-    def _displace(self, agent: RegisteredAgent, rank: int) -> None:
-        level = self._levels[rank]
-        del level[agent]
-        if not level:
-            del self._levels[rank]
-            self._least = min(self._levels, default=0)
+            level = self._levels[before]
+            del level[agent]
+            if not level:
+                del self._levels[before]
+        if rank is not None:
+            self._ranks[agent] = rank
+            self._levels.setdefault(rank, OrderedDict())[agent] = None
+            if self._ring is not None:
+                self._ring.setdefault(agent)  # another level does not change whose turn it is
+        elif self._ring is not None:
+            self._ring.pop(agent, None)
+        self._least = min(self._levels, default=0)
 
     def choose(
         self, policy: str | None = None, chain: Container[str] = ()
@@ -211,38 +201,56 @@ class Pool(Generic[T]):
 
     def _least_busy(self, chain: Container[str]) -> RegisteredAgent | None:
         """Return the one that has the fewest requests; equals take turns."""
-        if not self._levels:
-            return None
-        if not chain:
-            return next(iter(self._levels[self._least]))
-        for rank in sorted(self._levels):
-            for agent in self._levels[rank]:
-                if agent.id not in chain:
-                    return agent
-        return None
+        passed_over: list[RegisteredAgent] = []
+        found = None
+        while self._levels and found is None:
+            agent = next(iter(self._levels[self._least]))
+            rank = rank_of(agent)
+            if rank != self._least:
+                self._move(agent, rank)
+            elif agent.id in chain:
+                self._move(agent, None)
+                passed_over.append(agent)
+            else:
+                found = agent
+        for agent in passed_over:
+            self.place(agent)
+        return found
 
     def _next_in_turn(self, chain: Container[str]) -> RegisteredAgent | None:
         """Return the one whose turn it is; those that say they are busy come last."""
+        if self._ring is None:
+            self._ring = OrderedDict.fromkeys(self._ranks)
         reluctant: RegisteredAgent | None = None
+        full: list[RegisteredAgent] = []
+        found = None
         for agent in self._ring:
-            if agent.id in chain:
-                continue
-            if self._least >= RELUCTANT or agent.status != "busy":
-                return agent
-            reluctant = reluctant or agent
-        return reluctant
+            if not agent.has_room:
+                full.append(agent)
+            elif agent.id not in chain:
+                if agent.status != "busy":
+                    found = agent
+                    break
+                reluctant = reluctant or agent
+        for agent in full:
+            self._move(agent, None)
+        return found or reluctant
 
     def took_turn(self, agent: RegisteredAgent) -> None:
         """Note that an agent has had its turn."""
-        if self.sole is None:
+        if self.sole is not None:
+            return
+        self._levels[self._ranks[agent]].move_to_end(agent)
+        if self._ring is not None:
             self._ring.move_to_end(agent)
 
 
 def rank_of(agent: RegisteredAgent) -> int | None:
     """Return how late an agent's turn comes; None if it has no room."""
-    if agent.max_concurrent and agent.active >= agent.max_concurrent:
+    active = len(agent.requests)
+    if agent.max_concurrent and active >= agent.max_concurrent:
         return None
-    return agent.active + (RELUCTANT if agent.status == "busy" else 0)
+    return active + RELUCTANT if agent.status == "busy" else active
 
 
 class Pools(Generic[T]):
@@ -332,8 +340,8 @@ class Pools(Generic[T]):
             if not len(pool) and not pool.waiting:
                 self._drop(pool)
 
-    def moved(self, agent: RegisteredAgent) -> None:
-        """Note that an agent has more or fewer requests at work than before."""
+    def finished(self, agent: RegisteredAgent) -> None:
+        """Note that an agent has fewer requests at work than before; more need not be told."""
         for pool in agent.pools:
             if pool.sole is None:
                 pool.place(agent)

@@ -235,7 +235,6 @@ class Router:
             _check_arguments(request.payload, agent)
         request.agent = agent
         agent.requests[request.id] = request
-        self._pools.moved(agent)
         client.transport.write(_delivery(request, self._clock()))
 
     def _agent_arrived(self, agent: RegisteredAgent) -> None:
@@ -318,7 +317,7 @@ class Router:
             pool.waiting.remove(request.asker, request)
             self._pools.emptied(pool)
         elif agent is not None and agent.requests.pop(request.id, None) is not None:
-            self._pools.moved(agent)
+            self._pools.finished(agent)
             if agent.max_concurrent:  # without a limit it had room before, too
                 self._serve(agent)
 
