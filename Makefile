@@ -20,12 +20,12 @@ run: setup
 test: setup
 	$(BIN)/python -m pytest tests -n auto --dist loadfile
 
-# The proofs of tests/e2e at their full length; battery-quick takes at most half an hour.
+# The proofs of tests/e2e and tests/fuzz at their full length; battery-quick takes at most half an hour.
 battery-quick: setup
-	BATTERY=quick $(BIN)/python -m pytest tests/e2e --timeout 1800
+	BATTERY=quick $(BIN)/python -m pytest tests/e2e tests/fuzz --timeout 1800
 
 battery: setup
-	BATTERY=full $(BIN)/python -m pytest tests/e2e --timeout 14400
+	BATTERY=full $(BIN)/python -m pytest tests/e2e tests/fuzz --timeout 14400
 
 check: setup
 	$(BIN)/ruff format --check $(CODE)
@@ -34,6 +34,7 @@ check: setup
 	MYPYPATH=tools $(BIN)/mypy tools examples
 	$(BIN)/lint-imports
 	$(BIN)/python tools/docs.py --check
+	$(BIN)/python tools/audit.py
 
 docs: setup
 	$(BIN)/python tools/docs.py

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import structlog
 from peers import People, guarded_config, hang_up
+from sizes import Sizes
 
 from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.server import GatewayServer
@@ -17,10 +18,16 @@ from trunkline.transports.websocket import WebSocketGateway
 @pytest.fixture(autouse=True)
 def own_logs() -> Iterator[None]:
     """No test inherits the set-up of the logs that another one made."""
+    *processors, renderer = structlog.get_config()["processors"]
+    assert isinstance(renderer, structlog.dev.ConsoleRenderer)
+    # Its own way to show a traceback takes a second on a busy machine.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*processors, plain])
+    configured = structlog.get_config()["processors"]
     yield
-    if structlog.is_configured():
-        structlog.reset_defaults()
+    if structlog.get_config()["processors"] is not configured:
         logging.basicConfig(force=True)
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -44,3 +51,9 @@ async def ws_gateway() -> AsyncIterator[WebSocketGateway]:
     async with WebSocketGateway(guarded_config(), authenticator=People()) as gateway:
         yield gateway
         await hang_up(gateway)
+
+
+@pytest.fixture
+def sized() -> Sizes:
+    """Picks the size of a proof for the battery that runs."""
+    return Sizes()

@@ -6,6 +6,9 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import structlog.testing
 
 
 class Lines(logging.Handler):
@@ -38,3 +41,10 @@ def lines_of(logger: logging.Logger) -> Iterator[Lines]:
     finally:
         logger.setLevel(level)
         logger.removeHandler(lines)
+
+
+@contextmanager
+def lines_of_structlog() -> Iterator[list[Any]]:
+    """Keep what our own modules say while the body runs, as events."""
+    with structlog.testing.capture_logs() as events:
+        yield events

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import pytest
+from certificates import write_certificate
 from rawsocket import Answer, RawSocket, request
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -17,8 +20,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trunkline.http import app as http_app
-from trunkline.http.app import SECURITY_HEADERS, create_app
-from trunkline.transports.listener import Listener
+from trunkline.http.app import HSTS, SECURITY_HEADERS, create_app
+from trunkline.transports.listener import Listener, make_ssl_context
 
 
 async def fail(request: Request) -> Response:
@@ -62,17 +65,23 @@ Ask = Callable[..., "asyncio.Future[Answer]"]
 
 
 @asynccontextmanager
-async def serving(ready: Callable[[], bool] = lambda: True) -> AsyncIterator[Ask]:
+async def serving(
+    ready: Callable[[], bool] = lambda: True, tls: tuple[str, str] | None = None
+) -> AsyncIterator[Ask]:
     listener = await Listener.start(
         "127.0.0.1",
         0,
         on_head=lambda *_: None,
         http_app=create_app(ready=ready, routes=ROUTES, middleware=[Middleware(Teapot)]),
+        ssl=make_ssl_context(*tls) if tls else None,
     )
+    trust = ssl.create_default_context(cafile=tls[0]) if tls else None
 
-    async def ask(target: str, *headers: str, method: str = "GET", body: bytes = b"") -> Answer:
-        async with await RawSocket.connect(listener.port) as peer:
-            peer.send(request(target, *headers, method=method) + body)
+    async def ask(
+        target: str, *headers: str, method: str = "GET", body: bytes = b"", **more: str
+    ) -> Answer:
+        async with await RawSocket.connect(listener.port, tls=trust) as peer:
+            peer.send(request(target, *headers, method=method, **more) + body)
             return await (peer.head() if method == "HEAD" else peer.answer())
 
     try:
@@ -202,3 +211,24 @@ class TestBodies:
         answer = await ask("/read", "Content-Length: 10", method="POST", body=b"x")
 
         assert answer.status == 408
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/forbid", "/fail", "/nowhere", "/teapot"])
+async def test_browsers_are_held_to_tls_by_answers_over_tls_alone(
+    tmp_path: Path, ask: Ask, path: str
+) -> None:
+    """A plain answer promises nothing, for whoever put a proxy before it decides."""
+    plain = await ask(path)
+    async with serving(tls=write_certificate(tmp_path)) as ask_by_tls:
+        encrypted = await ask_by_tls(path)
+
+    assert "strict-transport-security" not in plain.headers
+    assert encrypted.headers["strict-transport-security"] == HSTS
+
+
+async def test_a_certificate_for_localhost_binds_no_other_program_there(tmp_path: Path) -> None:
+    """Browsers keep the promise for a name, whatever the port."""
+    async with serving(tls=write_certificate(tmp_path)) as ask:
+        answer = await ask("/healthz", host="LocalHost:8443")
+
+    assert "strict-transport-security" not in answer.headers

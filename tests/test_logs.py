@@ -63,6 +63,11 @@ class TestSecrets:
             {"head": f"Cookie: session={CANARY}"},
             {"frame": f'{{"type":"auth","payload":{{"token":"{CANARY}"}}}}'},
             {"frame": {"payload": {"password": CANARY}}.__repr__()},
+            {"note": f"given was tl_{CANARY}, a stored credential"},
+            {"note": f"tl_d_{CANARY}"},
+            {"note": f"eyJhbGciOiJub25lIn0.{CANARY}.{CANARY}"},
+            {"upstream": f"https://ada:{CANARY}@example.com/"},
+            {"target": f"/x?a=1&sig={CANARY}"},
         ],
         ids=lambda fields: next(iter(fields)),
     )

@@ -575,7 +575,17 @@ async def test_a_page_of_history_ends_at_half_a_mebibyte(gateway):
     assert len(forward["messages"]) <= 3
 
 
-@pytest.mark.parametrize("payload", [{"limit": 0}, {"limit": 301}, {"after": -1}, {"before": 0}])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"limit": 0},
+        {"limit": 301},
+        {"after": -1},
+        {"after": 2**63},
+        {"before": 0},
+        {"before": 2**53},
+    ],
+)
 async def test_history_refuses_what_is_out_of_range(gateway, payload):
     """The path names the field."""
     ada = user(gateway, "ada")

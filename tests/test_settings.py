@@ -318,7 +318,7 @@ class TestDefaultFile:
 
         for setting in settings_table().values():
             name = setting.path.rpartition(".")[2]
-            spelled = [f"{name} = ", f"# {name} ="]
+            spelled = [f"{name} = ", f"# {name} =", f"# [[{setting.path}]]"]
             at = next(n for n, line in enumerate(lines) if line.startswith(tuple(spelled)))
             assert lines[at - 1].startswith("# ")
             assert setting.doc

@@ -22,7 +22,7 @@ from trunkline.messages import GatewayMessage, Sender
 from trunkline.payloads import MESSAGE_TYPES, PAYLOADS, Payload
 from trunkline.rights import RIGHTS, ROLES
 from trunkline.server import GatewayServer
-from trunkline.settings import CLIENT_VARIABLES, Setting, settings_table
+from trunkline.settings import CLIENT_VARIABLES, Setting, settings_of, settings_table
 
 SENDERS = {
     "client": "client → gateway",
@@ -180,23 +180,38 @@ def settings() -> str:
 
 def _group(name: str, found: list[Setting]) -> str:
     head = f"### `[{name}]`\n\n{_group_doc(name)}" if name else "### Outside any group"
+    inner = [
+        f"### `[[{s.path}]]`\n\n{source.summary(s.tables)}\n\n{_settings(settings_of(s.tables))}"
+        for s in found
+        if s.tables is not None
+    ]
+    return "\n\n".join([head, _settings(found), *inner])
+
+
+def _settings(found: list[Setting]) -> str:
     rows = [
         (f"`{s.path}`", _setting_type(s), _setting_default(s), source.markdown(s.doc))
         for s in found
     ]
-    return f"{head}\n\n{table(('setting', 'type', 'default', 'meaning'), rows)}"
+    return table(("setting", "type", "default", "meaning"), rows)
 
 
-def _group_doc(name: str) -> str:
-    field = next(f for f in msgspec.structs.fields(WebSocketTransportConfig) if f.name == name)
-    return source.summary(field.type)
+def _group_doc(path: str) -> str:
+    kind: Any = WebSocketTransportConfig
+    for name in path.split("."):
+        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == name)
+    return source.summary(kind)
 
 
 def _setting_type(setting: Setting) -> str:
+    if setting.tables is not None:
+        return "array of tables, see below"
     return source.in_words(msgspec.inspect.type_info(setting.type))
 
 
 def _setting_default(setting: Setting) -> str:
+    if setting.default is msgspec.NODEFAULT:
+        return "required"
     if setting.default is None:
         return "none"
     return f"`{msgspec.json.encode(setting.default).decode()}`"

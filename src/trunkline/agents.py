@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
 from trunkline.clients import Client, Clients, Phase
-from trunkline.config import LimitsConfig
+from trunkline.config import GatewayConfig, LimitsConfig
 from trunkline.errors import CloseCode, Disconnect, ErrorCode, GatewayError
 from trunkline.events import Events
 from trunkline.handlers import Handlers, close_with
+from trunkline.limits import Tally
 from trunkline.messages import GatewayMessage, encode
 from trunkline.ownership import Owners
 from trunkline.payloads import (
@@ -190,6 +191,8 @@ class AgentRegistry:
         self._agents: dict[str, RegisteredAgent] = {}
         self._by_capability: dict[str, dict[str, RegisteredAgent]] = {}
         self._spellings: dict[str, str] = {}
+        self._owned = Tally()
+        self._arriving = Tally()
         self.open_runs: Callable[[str], list[ResumedRun]] = lambda agent_id: []
         """Tells which runs wait for an agent that comes back."""
         self.arrived: list[Callable[[RegisteredAgent], None]] = []
@@ -200,6 +203,10 @@ class AgentRegistry:
         """Called when an agent's work ends, for it will not come back to it."""
         self.released: list[Callable[[str], Awaitable[None]]] = []
         """Called with an id that is no longer its user's, before anybody else speaks for it."""
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._limits = config.limits
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
@@ -254,6 +261,8 @@ class AgentRegistry:
 
     def _put(self, agent: RegisteredAgent, client: Client | None) -> None:
         """Enter an agent, with the connection that speaks for it from now on."""
+        if agent.id not in self._agents:
+            self._owned.add(agent.owner)
         self._agents[agent.id] = agent
         self._spellings[agent.id.lower()] = agent.id
         if client is not None and client.phase is not Phase.CLOSED:
@@ -271,6 +280,7 @@ class AgentRegistry:
         agent = self._agents.pop(agent_id, None)
         if agent is None:
             return False
+        self._owned.drop(agent.owner)
         self._detach(agent)
         self._end_work(agent)
         self._clients.changed()
@@ -405,6 +415,7 @@ class AgentRegistry:
             self._expect(previous)
         else:
             del self._agents[previous.id]
+            self._owned.drop(previous.owner)
             if working:
                 self._end_work(previous)
         if old is not None and old is not client:
@@ -483,10 +494,13 @@ class AgentRegistry:
     async def _on_register(
         self, client: Client, message: GatewayMessage, payload: AgentRegister
     ) -> AgentRegistered:
+        if not client.allows_agent(payload.id):
+            raise GatewayError(ErrorCode.FORBIDDEN, "the credential does not allow this id")
         known = self._agents.get(payload.id)
         if known is None or known.owner != client.user_id:
-            self._check_quota(client)
-        agent = await self.register(payload, client, client.user_id)
+            agent = await self._register_new(payload, client)
+        else:
+            agent = await self.register(payload, client, client.user_id)
         return AgentRegistered(
             agent_id=agent.id,
             generation=agent.generation,
@@ -496,12 +510,18 @@ class AgentRegistry:
             received={id: r.answers for id, r in agent.requests.items() if r.answers} or None,
         )
 
-    def _check_quota(self, client: Client) -> None:
-        if client.identity is None or not client.identity.own_quota:
-            return
-        held = sum(agent.owner == client.user_id for agent in self._agents.values())
-        if held >= self._limits.agents_per_user:
+    async def _register_new(self, payload: AgentRegister, client: Client) -> RegisteredAgent:
+        """Register one more agent of a user, within the quota also while others register."""
+        user_id = client.user_id
+        limited = client.identity is not None and client.identity.own_quota
+        held = self._owned[user_id] + self._arriving[user_id]
+        if limited and held >= self._limits.agents_per_user:
             raise GatewayError(ErrorCode.OVERLOADED, "this user has too many agents")
+        self._arriving.add(user_id)
+        try:
+            return await self.register(payload, client, user_id)
+        finally:
+            self._arriving.drop(user_id)
 
     def _own(self, client: Client, agent_id: str) -> RegisteredAgent:
         agent = client.agents.get(agent_id)
@@ -527,20 +547,23 @@ class AgentRegistry:
         if client.role == "control":
             if not client.has_scope("agent:admin"):
                 raise GatewayError(ErrorCode.FORBIDDEN, "this needs the scope agent:admin")
-            if not await self._owners.release(payload.id):
+            allowed = client.allows_agent(payload.id)
+            if not allowed or not await self._owners.release(payload.id):
                 raise GatewayError(ErrorCode.AGENT_NOT_FOUND, "no agent has this id")
             await self._release(payload.id)
+            self._events.emit("audit", client.did("agent.release", payload.id))
         else:
             self._own(client, payload.id)
         self.unregister(payload.id)
         return AgentUnregistered(agent_id=payload.id)
 
     def _on_list(self, client: Client, message: GatewayMessage, payload: AgentList) -> AgentListing:
-        return AgentListing(agents=self.entries(payload))
+        return AgentListing(agents=self.entries(client, payload))
 
-    def entries(self, wanted: AgentList | None = None) -> list[AgentEntry]:
-        """Return the agents as lists show them, all or those wanted."""
-        return [a.entry() for a in _wanted(self._agents.values(), wanted or AgentList())]
+    def entries(self, client: Client, wanted: AgentList | None = None) -> list[AgentEntry]:
+        """Return the agents as lists show them to a client, all or those wanted."""
+        found = (a for a in self._agents.values() if client.allows_agent(a.id))
+        return [a.entry() for a in _wanted(found, wanted or AgentList())]
 
 
 def _wanted(agents: Iterable[RegisteredAgent], wanted: AgentList) -> Iterable[RegisteredAgent]:

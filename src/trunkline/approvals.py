@@ -8,7 +8,6 @@ what nobody has answered in time, and forgets what belonged to a run that ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -17,6 +16,7 @@ from msgspec import Raw
 from trunkline.clients import Client
 from trunkline.digests import approval_digest
 from trunkline.errors import ErrorCode, GatewayError
+from trunkline.events import AuditEntry
 from trunkline.fanout import Feed
 from trunkline.handlers import Handlers
 from trunkline.ids import now_ms
@@ -146,6 +146,19 @@ class Approvals:
         while len(session.settled) > SETTLED_KEPT:
             del session.settled[next(iter(session.settled))]
 
+    def decided(self, session: Session, approval: Approval, client: Client | None) -> None:
+        """Tell the audit log of a decision; without a client it is the gateway's own."""
+        detail = {
+            "decision": approval.answered or "",
+            "tool": approval.request.tool,
+            "agent": approval.agent_id,
+            "session": session.id,
+        }
+        entry = AuditEntry(action="approval.decide", target=approval.id, detail=detail)
+        if client is not None:
+            entry = client.did("approval.decide", approval.id, **detail)
+        self._sessions.events.emit("audit", entry)
+
     def _run_ended(self, session: Session, run: Run) -> None:
         for approval in list(session.approvals.values()):
             if approval.run_id == run.run_id:
@@ -254,6 +267,7 @@ class _ResponsePost(Post):
         """Close the approval."""
         if self._approval is not None:
             self._approvals.settle(self._session, self._approval)
+            self._approvals.decided(self._session, self._approval, self.client)
 
     def failed(self, feed: Feed) -> None:
         """Let somebody else answer: this answer was not stored."""
@@ -264,7 +278,7 @@ class _ResponsePost(Post):
 class _Denial(GatewayPost):
     """The gateway's own answer to what nobody has answered in time."""
 
-    __slots__ = ("_approval", "_settle")
+    __slots__ = ("_approval", "_approvals", "_session")
 
     def __init__(self, approvals: Approvals, session: Session, approval: Approval) -> None:
         response = ApprovalResponse(
@@ -275,11 +289,13 @@ class _Denial(GatewayPost):
         )
         super().__init__(create_message("approval_response", Raw(encode(response)), session.id))
         self._approval = approval
-        self._settle: Callable[[], None] = lambda: approvals.settle(session, approval)
+        self._approvals = approvals
+        self._session = session
 
     def stored(self, feed: Feed) -> None:
         """Close the approval."""
-        self._settle()
+        self._approvals.settle(self._session, self._approval)
+        self._approvals.decided(self._session, self._approval, None)
 
     def failed(self, feed: Feed) -> None:
         """Try again at the next tick."""

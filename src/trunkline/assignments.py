@@ -20,16 +20,22 @@ from trunkline.clients import Client, Phase
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.events import Events
 from trunkline.messages import create_message
+from trunkline.patterns import matches
 from trunkline.payloads import RunState, SessionCreate, SessionInfo
 from trunkline.posts import GatewayPost
 from trunkline.replay import find_start
-from trunkline.session_records import SessionRecord, assigned
+from trunkline.session_records import SessionRecord, assigned_to
 from trunkline.sessions import Session, SessionManager
 
 TAIL = 50
 """Messages of the log that an agent gets when it is brought into a session."""
 
 log = structlog.get_logger(__name__)
+
+
+def _allows(agent: RegisteredAgent, session_id: str) -> bool:
+    """Whether the credential that an agent came with lets it into a session."""
+    return agent.client is not None and agent.client.allows_session(session_id)
 
 
 class Assignments:
@@ -44,20 +50,25 @@ class Assignments:
 
     # Finding
 
-    def choose(self, payload: SessionCreate) -> RegisteredAgent | None:
+    def choose(
+        self, client: Client, session_id: str, payload: SessionCreate
+    ) -> RegisteredAgent | None:
         """
         Return the agent to assign; None if the client did not ask for one.
+
+        It is within the client's patterns, and the session within the agent's.
 
         Raises:
             GatewayError: ``AGENT_NOT_FOUND``: no online agent fits.
         """
         if payload.agent_id is not None:
             agent = self._agents.get_agent(payload.agent_id)
-            found = [agent] if agent is not None and agent.online else []
+            online = [agent] if agent is not None and agent.online else []
         elif payload.capability is not None or payload.agent_type is not None:
-            found = self._fitting(payload.capability, payload.agent_type)
+            online = self._fitting(payload.capability, payload.agent_type)
         else:
             return None
+        found = [a for a in online if client.allows_agent(a.id) and _allows(a, session_id)]
         if not found:
             raise GatewayError(ErrorCode.AGENT_NOT_FOUND, "no online agent fits")
         return min(found, key=lambda agent: agent.active)
@@ -81,7 +92,14 @@ class Assignments:
             return None
         answering = {run.agent_id for run in session.runs.values() if run.chat_id == chat_id}
         fitting = self._fitting(record.capability, record.agent_type)
-        found = [a for a in fitting if a.capabilities.chat and a.id not in answering]
+        found = [
+            agent
+            for agent in fitting
+            if agent.capabilities.chat
+            and agent.id not in answering
+            and matches(agent.id, record.agent_patterns)
+            and _allows(agent, session.id)
+        ]
         return min(found, key=lambda agent: agent.active, default=None)
 
     # Bringing in
@@ -138,7 +156,7 @@ class Assignments:
         session.feed.submit(GatewayPost(create_message("session_info", info)))
 
         def leave() -> None:
-            if client is not None and not assigned(session.record, client):
+            if client is not None and not assigned_to(session.record, client):
                 self._sessions.remove_client(session.id, client)
 
         session.feed.call(leave)
@@ -164,6 +182,8 @@ class Assignments:
 
     def _enter(self, session: Session, agent_id: str, client: Client) -> None:
         if client.phase is Phase.CLOSED or agent_id not in client.agents:
+            return
+        if not client.allows_session(session.id):
             return
         try:
             self._sessions.check_room(session, client, assigned=True)

@@ -1,33 +1,37 @@
 """
 Signing in: who a client is, by its credential and never by its word.
 
-An `Authenticator` turns a credential into an `Identity`. The one here knows
-the owner's token or password. Attempts are counted by address before anything
-is compared.
+An `Authenticator` turns a credential into an `Identity`. The `Chain` asks the
+one that the credential's form names: stored tokens, users with passwords, or
+the owner's secret. Attempts are counted by address before anything is compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from trunkline.clients import Client, Identity, Peer, Phase
-from trunkline.config import AuthConfig
+from trunkline.config import AuthConfig, GatewayConfig
+from trunkline.credentials import PREFIX, Credentials, StoredCredential
 from trunkline.errors import CloseCode, Disconnect, ErrorCode, GatewayError
-from trunkline.events import Events
+from trunkline.events import AuditEntry, Events
 from trunkline.handlers import Handlers
 from trunkline.ids import now_ms
 from trunkline.limits import Lockout
 from trunkline.messages import PROTOCOL_VERSION, GatewayMessage, Role
+from trunkline.patterns import ANY
 from trunkline.payloads import Auth, AuthSuccess, Connect, HelloOk
-from trunkline.rights import SCOPES, pick_role
+from trunkline.rights import ALL_SCOPES, pick_role
+from trunkline.users import Users
 
-ALL_SCOPES = frozenset({*SCOPES, "admin"})
 OWNER = Identity(user_id="owner", scopes=ALL_SCOPES, own_quota=False)
 """Who signs in with the gateway's token or password."""
 LOCAL = Identity(user_id="local", scopes=ALL_SCOPES, own_quota=False)
@@ -39,10 +43,17 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
 
     token: str | None = None
     password: str | None = None
+    user: str | None = None
+    """Whose password it is; absent: the owner's."""
 
     def __repr__(self) -> str:
         return "Credential(***)"
 
+
+USER_CREDENTIAL = "user:"
+"""What the `Identity.credential_id` of who signed in as a user begins with."""
+
+_JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 Granted = Identity | bool | None
 """True stands for the owner; False and None are refusals."""
@@ -80,14 +91,116 @@ class SharedSecret:
 
     def authenticate(self, credential: Credential) -> Identity | None:
         """Return the owner if the secret is right."""
-        given = credential.password if self._mode == "password" else credential.token
-        if given is None or self._digest is None:
+        given, other = credential.token, credential.password
+        if self._mode == "password":
+            given, other = other, given
+        if given is None or other is not None or self._digest is None:
             return None
         return OWNER if hmac.compare_digest(_digest(given), self._digest) else None
 
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+class StoredTokens:
+    """Knows the tokens that the gateway itself has made."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
+
+    def authenticate(self, credential: Credential) -> Identity | None:
+        """Return whom a token's record names."""
+        stored = self._credentials.find(credential.token) if credential.token else None
+        return identity_of(stored) if stored is not None else None
+
+
+def identity_of(stored: StoredCredential) -> Identity:
+    """Return what a stored credential grants."""
+    return Identity(
+        user_id=stored.user_id,
+        roles=stored.roles,
+        scopes=stored.scopes,
+        expires_at=stored.expires_at,
+        session_patterns=stored.session_patterns,
+        agent_patterns=stored.agent_patterns,
+        credential_id=stored.id,
+        credential_version=stored.version,
+    )
+
+
+class Passwords:
+    """Knows the users that have a password."""
+
+    def __init__(self, users: Users) -> None:
+        self._users = users
+
+    async def authenticate(self, credential: Credential) -> Identity | None:
+        """Return the user whose password it is."""
+        if credential.user is None or credential.password is None:
+            return None
+        user = await self._users.verify(credential.user, credential.password)
+        if user is None:
+            return None
+        return Identity(
+            user_id=user.id,
+            roles=user.roles,
+            scopes=user.scopes,
+            session_patterns=user.session_patterns,
+            agent_patterns=user.agent_patterns,
+            credential_id=USER_CREDENTIAL + user.id,
+            credential_version=user.version,
+        )
+
+
+class Chain:
+    """
+    Picks the one authenticator that a credential's form names.
+
+    What that one refuses is refused: no other is asked. A form is special only
+    if its authenticator is there.
+
+    Args:
+        owner: Knows whatever has no form of its own: the owner's secret.
+        stored: Knows tokens that begin with ``tl_``.
+        passwords: Knows users by name and password.
+        jwts: Knows tokens of three base64url parts.
+    """
+
+    def __init__(
+        self,
+        owner: Authenticator,
+        *,
+        stored: Authenticator | None = None,
+        passwords: Authenticator | None = None,
+        jwts: Authenticator | None = None,
+    ) -> None:
+        self._owner = owner
+        self._stored = stored
+        self._passwords = passwords
+        self._jwts = jwts
+
+    def authenticate(self, credential: Credential) -> Granted | Awaitable[Granted]:
+        """Return whose a credential is."""
+        chosen = self.choose(credential)
+        return chosen.authenticate(credential) if chosen is not None else None
+
+    def choose(self, credential: Credential) -> Authenticator | None:
+        """Return who judges a credential; None: nobody can."""
+        token = credential.token
+        if credential.user is not None:
+            return self._passwords if token is None else None
+        if token is not None and credential.password is None:
+            if self._stored is not None and token.startswith(PREFIX):
+                return self._stored
+            if self._jwts is not None and is_jwt(token):
+                return self._jwts
+        return self._owner
+
+
+def is_jwt(token: str) -> bool:
+    """Whether a token has the form of a JWT: three parts of base64url."""
+    return _JWT.fullmatch(token) is not None
 
 
 def as_identity(granted: Granted) -> Identity | None:
@@ -97,23 +210,48 @@ def as_identity(granted: Granted) -> Identity | None:
     return granted if granted and granted.roles else None
 
 
+RETRY_QUOTA = 30.0
+"""Seconds after which a user with too many connections may try again."""
+
+
 class Door:
-    """Lets clients in: the handlers of ``connect`` and ``auth``, and the attempt limit."""
+    """
+    Lets clients in: the handlers of ``connect`` and ``auth``, and the attempt limit.
+
+    Args:
+        per_user: Connections of one user.
+        verify: Judges a credential.
+        holds: Tells whether a stored credential still grants what it granted when it was judged.
+        hello: Answers ``connect``.
+    """
 
     def __init__(
         self,
         config: AuthConfig,
+        per_user: int,
         verify: Callable[[Credential], Granted | Awaitable[Granted]],
+        holds: Callable[[Identity], bool],
         hello: Callable[[Client], HelloOk],
         events: Events,
     ) -> None:
         self._config = config
+        self._per_user = per_user
         self._verify = verify
+        self._holds = holds
         self._hello = hello
         self._events = events
         self._lockout = Lockout(config.max_failures, config.failure_window, config.lockout)
+        self._connections: dict[str, set[Client]] = {}
         self.failures = 0
         """Wrong credentials so far."""
+        self.over_quota = 0
+        """Connections refused because their user had too many."""
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = auth = config.auth
+        self._per_user = config.limits.connections_per_user
+        self._lockout.reconfigure(auth.max_failures, auth.failure_window, auth.lockout)
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
@@ -147,12 +285,18 @@ class Door:
 
     def _checked(self, granted: Granted, peer: Peer) -> Identity:
         identity = as_identity(granted)
-        if identity is None or _expired(identity):
+        if identity is None or not self.holds(identity):
             self.failures += 1
-            self._lockout.failed(peer.key, time.monotonic())
+            self._refused("auth.failed", peer)
+            if self._lockout.failed(peer.key, time.monotonic()):
+                self._refused("auth.locked", peer)
             raise GatewayError(ErrorCode.AUTH_FAILED, "the credential is wrong")
         self._lockout.take_back(peer.key)
         return identity
+
+    def _refused(self, action: str, peer: Peer) -> None:
+        entry = AuditEntry(action=action, outcome="refused", address=peer.address)
+        self._events.emit("audit", entry)
 
     def admit(self, client: Client, identity: Identity) -> None:
         """
@@ -160,12 +304,18 @@ class Door:
 
         Raises:
             GatewayError: ``FORBIDDEN``: the role that it asked for is not granted.
+            Disconnect: The credential has ended since it was judged, or the user
+                has too many connections.
         """
         if client.phase is Phase.CLOSED:
             raise Disconnect(CloseCode.NORMAL, "gone")
+        if not self.holds(identity):
+            raise Disconnect(CloseCode.REVOKED, "the credential has ended")
         role = client.role or pick_role(identity.roles)
         if role not in identity.roles:
             raise GatewayError(ErrorCode.FORBIDDEN, f"the role {role} is not granted")
+        if identity.own_quota:
+            self._count(client, identity)
         client.identity = identity
         client.user_id = identity.user_id
         client.roles = identity.roles
@@ -175,6 +325,35 @@ class Door:
         client.advance("auth")
         client.refresh_sender()
         self._events.emit("client:auth", client)
+        if self._config.required:
+            self._events.emit("audit", client.did("auth.ok", client.id, role=role))
+
+    def holds(self, identity: Identity) -> bool:
+        """Whether an identity still stands: neither expired nor revoked."""
+        return not _expired(identity) and self._holds(identity)
+
+    def has_room(self, identity: Identity) -> bool:
+        """Whether the user may have one more connection; a refusal is counted."""
+        held = len(self._connections.get(identity.user_id, ()))
+        if not identity.own_quota or held < self._per_user:
+            return True
+        self.over_quota += 1
+        return False
+
+    def _count(self, client: Client, identity: Identity) -> None:
+        if not self.has_room(identity):
+            raise Disconnect(
+                CloseCode.OVER_QUOTA, "this user has too many connections", after=RETRY_QUOTA
+            )
+        self._connections.setdefault(identity.user_id, set()).add(client)
+
+    def disconnected(self, client: Client) -> None:
+        """Note that a connection is gone."""
+        mates = self._connections.get(client.user_id)
+        if mates is not None:
+            mates.discard(client)
+            if not mates:
+                del self._connections[client.user_id]
 
     def _on_connect(self, client: Client, message: GatewayMessage, payload: Connect) -> HelloOk:
         version = payload.protocol_version
@@ -216,14 +395,14 @@ class Door:
             return self._welcome(client, payload, client.identity)
         if payload.token is None and payload.password is None and payload.code is None:
             raise GatewayError(ErrorCode.AUTH_REQUIRED, "there is no credential in it")
-        credential = Credential(token=payload.token, password=payload.password)
+        credential = Credential(token=payload.token, password=payload.password, user=payload.user)
         checked = self.check(credential, client.peer)
         identity = await checked if isinstance(checked, Awaitable) else checked
         if client.identity is not None:
             self._refresh(client, identity)
         else:
             self.admit(client, identity)
-        return self._welcome(client, payload, identity)
+        return self._welcome(client, payload, client.identity or identity)
 
     def _refresh(self, client: Client, identity: Identity) -> None:
         if client.user_id != identity.user_id:
@@ -232,11 +411,24 @@ class Door:
             )
         if client.role not in identity.roles:
             raise GatewayError(ErrorCode.FORBIDDEN, f"the role {client.role} is not granted")
-        # A weaker credential must not prolong what only a stronger one granted.
+        before = client.identity
+        if before is None or not identity.covers(before):
+            raise GatewayError(
+                ErrorCode.FORBIDDEN, "the credential does not reach as far as this connection"
+            )
+        # A weaker credential must not prolong what only a stronger one granted, nor a stronger
+        # one widen what a connection was opened with.
         client.roles &= identity.roles
         client.scopes &= identity.scopes
-        client.identity = identity
+        client.identity = replace(
+            identity,
+            roles=client.roles,
+            scopes=client.scopes,
+            session_patterns=before.session_patterns,
+            agent_patterns=before.agent_patterns,
+        )
         client.expires_at = identity.expires_at
+        self._events.emit("audit", client.did("auth.refresh", client.id))
 
     def _welcome(self, client: Client, payload: Auth, identity: Identity) -> AuthSuccess:
         if payload.client_type is not None:
@@ -249,7 +441,13 @@ class Door:
             role=client.role or "",
             scopes=sorted(client.scopes),
             expires_at=identity.expires_at,
+            session_patterns=_bounds(identity.session_patterns),
+            agent_patterns=_bounds(identity.agent_patterns),
         )
+
+
+def _bounds(patterns: tuple[str, ...]) -> list[str] | None:
+    return None if patterns == ANY else list(patterns)
 
 
 def _expired(identity: Identity) -> bool:

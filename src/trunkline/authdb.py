@@ -52,7 +52,7 @@ class AuthDatabase:
             self._check()
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"cannot use {path}: {error}") from None
-        self._seen = self._version()
+        self._seen = self.version()
 
     def _check(self) -> None:
         # A damaged file must never be read as one without revocations.
@@ -63,11 +63,15 @@ class AuthDatabase:
     def create(self, script: str) -> None:
         """Make the tables of a module that keeps rows here; ``IF NOT EXISTS`` throughout."""
         self._db.executescript(script)
-        self._seen = self._version()
+        self._seen = self.version()
 
     def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
         """Return what a query finds."""
         return self._db.execute(sql, values).fetchall()
+
+    def iterate(self, sql: str, *values: object) -> Iterator[sqlite3.Row]:
+        """Return what a query finds, row by row, as it was when the query began."""
+        return self._db.execute(sql, values)
 
     def row(self, sql: str, *values: object) -> sqlite3.Row | None:
         """Return the first row that a query finds."""
@@ -84,18 +88,20 @@ class AuthDatabase:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has ended it already
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def changed(self) -> bool:
         """Whether another process has written since this was asked last."""
-        version = self._version()
+        version = self.version()
         changed, self._seen = version != self._seen, version
         return changed
 
-    def _version(self) -> int:
+    def version(self) -> int:
+        """Return a number that is another one whenever another process has written."""
         version: int = self._db.execute("PRAGMA data_version").fetchone()[0]
         return version
 

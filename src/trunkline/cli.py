@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trunkline import cli_client, cli_sessions
+from trunkline import cli_audit, cli_client, cli_sessions, cli_token, cli_users
 from trunkline.cli_agent import agent_app
 from trunkline.cli_client import (
     FAILED,
@@ -98,7 +98,7 @@ def serve(
         Literal["text", "json"] | None, typer.Option(help="How log lines look.")
     ] = None,
 ) -> None:
-    """Run the gateway until Ctrl-C or SIGTERM."""
+    """Run the gateway until Ctrl-C or SIGTERM. SIGHUP reloads the configuration."""
     flags = {
         "host": host,
         "port": port,
@@ -117,12 +117,18 @@ def serve(
         "log.format": log_format,
     }
     from trunkline import failpoints, run
+    from trunkline.reloads import Source
     from trunkline.settings import load_settings
 
     with exiting("--port 0 takes a free one"):
         failpoint = failpoints.parse_failpoint(os.environ.get(failpoints.VARIABLE))
         checked = run.check(load_settings(flags, os.environ, config))
-        _run(run.serve(checked, failpoint))
+        source = Source(
+            checked,
+            lambda: load_settings(flags, os.environ, config),
+            str(config or "flags and environment"),
+        )
+        _run(run.serve(checked, failpoint, source))
 
 
 @app.command()
@@ -201,6 +207,9 @@ app.command()(cli_client.send)
 app.command()(cli_client.agents)
 app.add_typer(cli_sessions.app, name="sessions")
 app.add_typer(route_app, name="route")
+app.add_typer(cli_audit.app, name="audit")
+app.add_typer(cli_token.app, name="token")
+app.add_typer(cli_users.app, name="users")
 
 
 @app.command()

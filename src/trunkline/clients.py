@@ -6,17 +6,17 @@ The life is the table `TRANSITIONS`; the diagram in the docs is made from it.
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from trunkline.events import AuditEntry
 from trunkline.ids import now_ms
 from trunkline.messages import GatewayMessage, Role, Sender, encode
+from trunkline.patterns import ANY, matches, within
 from trunkline.transport import Transport
 
 if TYPE_CHECKING:
@@ -54,12 +54,14 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """When the credential ends, milliseconds since the epoch."""
     own_quota: bool = True
     """Whether the limits per user apply; not to the owner of the gateway."""
-    session_patterns: tuple[str, ...] = ("*",)
+    session_patterns: tuple[str, ...] = ANY
     """Ids of the sessions that it may know of; ``*`` stands for any characters."""
-    agent_patterns: tuple[str, ...] = ("*",)
+    agent_patterns: tuple[str, ...] = ANY
     """Ids of the agents that it may register, see and ask; ``*`` stands for any characters."""
     credential_id: str | None = None
     """The stored credential that was shown, so that its end can close what it opened."""
+    credential_version: int = 0
+    """Which state of it was shown; a rotated one has a higher."""
 
     def allows_session(self, session_id: str) -> bool:
         """Whether a session's id is within the credential's patterns."""
@@ -69,19 +71,11 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         """Whether an agent's id is within the credential's patterns."""
         return matches(agent_id, self.agent_patterns)
 
-
-ANY = ("*",)
-"""The patterns of a credential without bounds."""
-
-
-def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether an id fits one of the patterns, in which ``*`` stands for any characters."""
-    return patterns == ANY or any(_compiled(pattern)(name) for pattern in patterns)
-
-
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> Callable[[str], object]:
-    return re.compile(".*".join(map(re.escape, pattern.split("*")))).fullmatch
+    def covers(self, other: Identity) -> bool:
+        """Whether nothing is within another's patterns that is not within these."""
+        return within(other.session_patterns, self.session_patterns) and within(
+            other.agent_patterns, self.agent_patterns
+        )
 
 
 class Peer(NamedTuple):
@@ -248,9 +242,29 @@ class Client(ClientState):
         self.sender = msgspec.Raw(encode(self.stamp()))
         self.senders = None
 
+    def did(self, action: str, target: str = "", **detail: str) -> AuditEntry:
+        """Return what the audit log says of something that this client did."""
+        address = self.peer.address
+        return AuditEntry(
+            action=action, actor=self.user_id, target=target, address=address, detail=detail
+        )
+
     def has_scope(self, scope: str) -> bool:
         """Whether the credential grants a scope."""
         return scope in self.scopes or "admin" in self.scopes
+
+    def allows_session(self, session_id: str) -> bool:
+        """Whether the client may know of a session with this id."""
+        return self.identity is not None and self.identity.allows_session(session_id)
+
+    def allows_agent(self, agent_id: str) -> bool:
+        """Whether the client may know of an agent with this id."""
+        return self.identity is not None and self.identity.allows_agent(agent_id)
+
+    def covers(self, other: Client) -> bool:
+        """Whether all that another client may know of is within this one's patterns."""
+        mine, theirs = self.identity, other.identity
+        return mine is not None and theirs is not None and mine.covers(theirs)
 
     def send(self, message: GatewayMessage) -> None:
         """Send a message of the gateway's own; dropped if the client is gone."""

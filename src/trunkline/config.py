@@ -15,6 +15,8 @@ import msgspec
 from msgspec import Meta
 
 from trunkline.errors import ConfigError
+from trunkline.messages import Role
+from trunkline.patterns import valid_pattern
 
 Seconds = Annotated[float, Meta(ge=0)]
 Bytes = Annotated[int, Meta(ge=1)]
@@ -23,6 +25,11 @@ PerSecond = Annotated[float, Meta(gt=0)]
 
 BindMode = Literal["loopback", "all", "tailscale"]
 AuthMode = Literal["token", "password", "none"]
+
+AsymmetricAlgorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
+]
+SignatureAlgorithm = Literal["HS256", "HS384", "HS512", AsymmetricAlgorithm]
 
 
 _BEARER = re.compile(r"[\x21-\x7e]+")
@@ -44,6 +51,73 @@ class Group(
     kw_only=True,
 ):
     """Base of every group of settings."""
+
+
+class JwtKeyConfig(Group, frozen=True, kw_only=True):
+    """One key that tokens are signed with: a secret for ``HS...``, a public key for the others."""
+
+    algorithm: SignatureAlgorithm
+    """The one algorithm that the key is used with."""
+    kid: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    """The name that tokens call the key by; absent: for tokens that name none, or none that
+    could come from `jwks_url`."""
+    secret: str | None = None
+    """The shared secret. Prefer `secret_file`."""
+    secret_file: str | None = None
+    """A file that holds the shared secret."""
+    public_key: str | None = None
+    """The public key or certificate, in PEM."""
+    public_key_file: str | None = None
+    """A PEM file that holds the public key or certificate."""
+
+    def __repr__(self) -> str:
+        return f"JwtKeyConfig(algorithm={self.algorithm!r}, kid={self.kid!r}, secret=***)"
+
+
+class JwtConfig(Group, frozen=True, kw_only=True):
+    """Sign-in with the tokens of an identity provider (JWT); on when `issuer` is set."""
+
+    issuer: str | None = None
+    """The ``iss`` of the tokens, to the letter."""
+    audience: str | None = None
+    """What a token's ``aud`` must be or hold."""
+    jwks_url: str | None = None
+    """The https address of the provider's public keys (JWKS)."""
+    jwks_algorithms: tuple[AsymmetricAlgorithm, ...] = ("RS256", "ES256", "EdDSA")
+    """The algorithms that those keys are used with."""
+    jwks_max_age: Annotated[float, Meta(ge=30)] = 3600.0
+    """Seconds after which the keys are fetched anew; old ones stay until that succeeds."""
+    jwks_ca_file: str | None = None
+    """A PEM file with certificates that the address is trusted by, beside the usual ones."""
+    allow_private_jwks: bool = False
+    """Allow an address within private networks, and plain http to this machine."""
+    max_lifetime: Annotated[float, Meta(gt=0, le=86_400)] = 86_400.0
+    """Seconds from a token's beginning (``iat``) to its end (``exp``)."""
+    user_claim: str = "sub"
+    """The claim that names the user. A dot steps into a claim that is an object."""
+    user_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:@|+-]{0,32}\Z")] = "jwt:"
+    """What the names of these users begin with here, so that they are nobody else's."""
+    roles_claim: str = "roles"
+    """The claim with the roles: a list, or words; those that the gateway does not know are left out."""
+    scopes_claim: str = "scope"
+    """The claim with the scopes, likewise."""
+    sessions_claim: str = "sessions"
+    """The claim with the patterns of the sessions that the user may know of."""
+    agents_claim: str = "agents"
+    """The claim with the patterns of the agents that the user may register, see and ask."""
+    default_roles: tuple[Role, ...] = ()
+    """Roles of a token without the roles claim; none: it is refused."""
+    default_sessions: tuple[str, ...] = ("*",)
+    """Patterns of a token without the sessions claim."""
+    default_agents: tuple[str, ...] = ("*",)
+    """Patterns of a token without the agents claim."""
+    keys: tuple[JwtKeyConfig, ...] = ()
+    """Keys that tokens are signed with, beside those of `jwks_url`."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether such tokens are taken at all."""
+        return self.issuer is not None
 
 
 class AuthConfig(Group, frozen=True, kw_only=True):
@@ -69,6 +143,7 @@ class AuthConfig(Group, frozen=True, kw_only=True):
     """Seconds over which wrong credentials are counted."""
     lockout: Seconds = 300.0
     """Seconds that an address stays locked out."""
+    jwt: JwtConfig = JwtConfig()
 
     @property
     def required(self) -> bool:
@@ -96,6 +171,8 @@ class LimitsConfig(Group, frozen=True, kw_only=True):
     """Connections of one address that have not signed in yet."""
     max_connections: Count = 10_000
     """Connections."""
+    connections_per_user: Count = 1_000
+    """Connections of one user; the owner and the local user have no limit."""
     max_depth: Annotated[int, Meta(ge=2, le=128)] = 32
     """Nested brackets in one message, the envelope's included."""
     max_parse_errors: Count = 10
@@ -168,6 +245,15 @@ class LogConfig(Group, frozen=True, kw_only=True):
     """The least important lines to show."""
 
 
+class AuditConfig(Group, frozen=True, kw_only=True):
+    """How long the log of who did what is kept."""
+
+    max_age: Seconds = 365 * 86_400.0
+    """Seconds that entries are kept."""
+    max_entries: Annotated[int, Meta(ge=1)] = 1_000_000
+    """Entries kept."""
+
+
 class GatewayConfig(Group, frozen=True, kw_only=True):
     """Everything that the transport-agnostic core needs."""
 
@@ -180,6 +266,7 @@ class GatewayConfig(Group, frozen=True, kw_only=True):
     sessions: SessionsConfig = SessionsConfig()
     history: HistoryConfig = HistoryConfig()
     log: LogConfig = LogConfig()
+    audit: AuditConfig = AuditConfig()
     data_dir: str | None = None
     """Folder of the gateway's files; absent: ``$XDG_STATE_HOME/trunkline`` or its default."""
     drain_timeout: Seconds = 20.0
@@ -317,6 +404,26 @@ def _check_auth(auth: AuthConfig) -> None:
             raise ConfigError(f"auth.{name} is empty, so everybody would know it")
     if auth.token is not None and not _BEARER.fullmatch(auth.token):
         raise ConfigError("auth.token must be visible ASCII without spaces: it travels in a header")
+    _check_jwt(auth)
+
+
+def _check_jwt(auth: AuthConfig) -> None:
+    jwt = auth.jwt
+    if not jwt.enabled:
+        if jwt != JwtConfig():
+            raise ConfigError("auth.jwt is set without auth.jwt.issuer: set it, or remove the rest")
+        return
+    if not auth.required:
+        raise ConfigError("auth.jwt is set, but sign-in is off: remove one of them")
+    if not jwt.issuer or not jwt.audience:
+        raise ConfigError("auth.jwt needs both issuer and audience, and neither empty")
+    if not jwt.keys and jwt.jwks_url is None:
+        raise ConfigError("auth.jwt needs keys: set auth.jwt.jwks_url or [[auth.jwt.keys]]")
+    for name in ("default_sessions", "default_agents"):
+        if not all(map(valid_pattern, getattr(jwt, name))):
+            raise ConfigError(f"auth.jwt.{name} holds something that is no pattern of ids")
+    if jwt.jwks_url is not None and not jwt.jwks_algorithms:
+        raise ConfigError("auth.jwt.jwks_algorithms is empty, so no token could be right")
 
 
 def _check_exposure(config: WebSocketTransportConfig) -> None:

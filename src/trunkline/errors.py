@@ -194,17 +194,19 @@ class Disconnect(Exception):
     Args:
         code: A WebSocket close code, see `CloseCode`.
         text: A few words for people.
+        after: Seconds to wait before reconnecting, if that may help.
     """
 
-    def __init__(self, code: int, text: str = "") -> None:
+    def __init__(self, code: int, text: str = "", *, after: float | None = None) -> None:
         self.code = code
         self.text = text
+        self.after = after
         super().__init__(code, text)
 
     @property
     def reason(self) -> str:
         """What goes into the close frame."""
-        return close_reason(self.code, self.text)
+        return close_reason(self.code, self.text, after=self.after)
 
 
 class ConfigError(Exception):

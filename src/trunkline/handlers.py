@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from trunkline.clients import Client, Phase
-from trunkline.config import LimitsConfig
+from trunkline.config import GatewayConfig, LimitsConfig
 from trunkline.errors import (
     CloseCode,
     Disconnect,
@@ -105,15 +105,22 @@ class Handlers:
     """The table of handlers, and the way of a frame through it."""
 
     def __init__(self, limits: LimitsConfig, events: Events) -> None:
-        self._limits = limits
         self._events = events
         self._table: dict[str, Handler] = {}
         self._defaults: dict[str, Handler] = {}
-        self._rate = Rate(limits.publish_rate, limits.publish_burst)
-        self._stream_rate = Rate(limits.stream_rate, limits.stream_burst)
+        self._set_limits(limits)
         self._tasks: set[asyncio.Task[None]] = set()
         self.errors = 0
         """Requests refused so far."""
+
+    def _set_limits(self, limits: LimitsConfig) -> None:
+        self._limits = limits
+        self._rate = Rate(limits.publish_rate, limits.publish_burst)
+        self._stream_rate = Rate(limits.stream_rate, limits.stream_burst)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._set_limits(config.limits)
 
     # Registration
 

@@ -85,6 +85,10 @@ class Lockout:
     def __len__(self) -> int:
         return len(self._table)
 
+    def reconfigure(self, failures: int, window: float, duration: float) -> None:
+        """Go by other numbers from now on; locks that hold go on as they began."""
+        self._limit, self._window, self._duration = failures, window, duration
+
     def attempt(self, key: str, now: float) -> None:
         """
         Count one attempt of an address.
@@ -106,14 +110,16 @@ class Lockout:
         if len(self._table) > self._size:
             self._forget(now)
 
-    def failed(self, key: str, now: float) -> None:
-        """Note that an attempt was wrong; the last that is allowed locks the address."""
+    def failed(self, key: str, now: float) -> bool:
+        """Note that an attempt was wrong; whether it was the last that is allowed, and locked it."""
         entry = self._table.get(key)
         if entry is not None:
             entry.judged -= 1
             entry.failed += 1
             if entry.failed >= self._limit:
                 entry.locked_until = now + self._duration
+                return True
+        return False
 
     def take_back(self, key: str) -> None:
         """Note that an attempt was right, or could not be judged: it does not count."""
@@ -140,6 +146,26 @@ class Lockout:
         self._table.popitem(last=False)
 
 
+class Tally:
+    """Counts how many of something each user has."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def __getitem__(self, key: str) -> int:
+        return self._counts.get(key, 0)
+
+    def add(self, key: str) -> None:
+        """Count one more."""
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def drop(self, key: str) -> None:
+        """Count one less."""
+        left = self._counts.pop(key) - 1
+        if left:
+            self._counts[key] = left
+
+
 class Budget:
     """
     Bounds how many of something exist, overall and by key.
@@ -155,6 +181,10 @@ class Budget:
         self._by_key: dict[str, int] = {}
         self.count = 0
         """How many there are."""
+
+    def reconfigure(self, total: int, per_key: int) -> None:
+        """Go by other bounds from now on; places that are taken stay so."""
+        self._total, self._per_key = total, per_key
 
     def take(self, key: str) -> bool:
         """Take a place; False if there is none."""

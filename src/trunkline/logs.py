@@ -40,7 +40,10 @@ _SECRET_NAME = re.compile(
 )
 _SECRET_TEXT = (
     re.compile(r"(?i)\b((?:bearer|basic)\s+)[^\s\"',;]+"),
-    re.compile(r"(?i)([?&](?:code|auth)=)[^\s&#\"']+"),
+    re.compile(r"(?i)([?&](?:code|auth|key|sig|signature|assertion)=)[^\s&#\"']+"),
+    re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*://)[^\s/@\"']+(?=@)"),  # user and password of a URL
+    re.compile(r"()\btl_[A-Za-z0-9_-]{12,}"),
+    re.compile(r"()\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),  # a JWT
     re.compile(r"(?i)(\bcookie\s*[:=]\s*).+"),
     re.compile(
         r"(?i)(\b[\w-]*(?:token|password|passwd|secret|api_?key|authorization)"
@@ -256,6 +259,13 @@ class Logs:
     """The running set-up of the logs; see `configure_logs`."""
 
     def __init__(self, config: LogConfig, secrets: Iterable[str], stream: TextIO) -> None:
+        self._stream = stream
+        self._storms = StormLimiter(self._report)
+        self.reconfigure(config, secrets)
+
+    def reconfigure(self, config: LogConfig, secrets: Iterable[str]) -> None:
+        """Write in another form, from another level on, or without other secrets from now on."""
+        stream = self._stream
         render: Processor = TextRenderer() if config.format == "text" else _render_json
         self._write = _Lines(stream).msg
         self._finish: tuple[Processor, ...] = (
@@ -264,7 +274,6 @@ class Logs:
             bound_fields,
             render,
         )
-        self._storms = StormLimiter(self._report)
         structlog.configure(
             processors=[
                 structlog.contextvars.merge_contextvars,

@@ -16,6 +16,7 @@ from collections.abc import Callable, Container, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 from trunkline.agents import AgentRegistry, RegisteredAgent
+from trunkline.patterns import ANY, matches
 
 MAX_POOLS = 1_000
 """Pools that are kept; the one that was not asked for longest goes first."""
@@ -76,6 +77,8 @@ class Wanted(NamedTuple):
     agent_id: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
     """All of which the agent must have."""
+    patterns: tuple[str, ...] = ANY
+    """Ids of the agents that the asker may know of."""
 
     def fits(self, agent: RegisteredAgent) -> bool:
         """Whether an agent can do it, online or not."""
@@ -83,6 +86,8 @@ class Wanted(NamedTuple):
 
     def lacking(self, agent: RegisteredAgent) -> str | None:
         """Say what an agent lacks; None if nothing."""
+        if not matches(agent.id, self.patterns):
+            return "it is out of bounds"
         if self.agent_id not in (None, agent.id):
             return "another agent is named"
         if self.capability is not None and self.capability not in agent.names:

@@ -80,7 +80,8 @@ class PresenceBoard:
         """
         Return the devices that a client may see.
 
-        Control sees all; others their own user's and those they share a session with.
+        Control sees all whose credentials reach no further than its own; others their own
+        user's and those they share a session with.
         """
         mates = {
             mate
@@ -92,7 +93,11 @@ class PresenceBoard:
             PresenceEntry(device_id=c.device_id, role=c.role or "", connected_at=c.connected_at)
             for c in self._sessions.clients.newest_ready()
             if c.device_id is not None
-            and (client.role == "control" or c.user_id == client.user_id or c in mates)
+            and (
+                c.user_id == client.user_id
+                or c in mates
+                or (client.role == "control" and client.covers(c))
+            )
         )
         return list(islice(seen, SNAPSHOT_SIZE))[::-1]
 

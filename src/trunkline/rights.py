@@ -28,6 +28,9 @@ SCOPES: tuple[str, ...] = (
 )
 """Rights beyond the roles; ``admin`` is all of them."""
 
+ALL_SCOPES = frozenset({*SCOPES, "admin"})
+"""Every scope that can be granted."""
+
 Condition = Literal[
     "always",
     "own",

@@ -21,7 +21,7 @@ from msgspec import Raw
 
 from trunkline.agents import AgentRegistry, RegisteredAgent
 from trunkline.clients import Client, Clients
-from trunkline.config import LimitsConfig
+from trunkline.config import GatewayConfig, LimitsConfig
 from trunkline.deadlines import Deadlines
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.handlers import Handlers
@@ -34,6 +34,7 @@ from trunkline.messages import (
     encode,
     error_message,
 )
+from trunkline.patterns import ANY
 from trunkline.payloads import (
     Ack,
     Broadcast,
@@ -88,7 +89,7 @@ class Request(msgspec.Struct, eq=False, kw_only=True):
     """Pieces of an answer that the asker has got."""
 
 
-def wanted_by(payload: RouteRequest, target: str | None) -> Wanted:
+def wanted_by(asker: Client, payload: RouteRequest, target: str | None) -> Wanted:
     """
     Return what a request asks of its agent.
 
@@ -103,7 +104,8 @@ def wanted_by(payload: RouteRequest, target: str | None) -> Wanted:
             details={"path": "$.capability"},
         )
     labels = tuple(sorted(payload.labels.items())) if payload.labels else ()
-    return Wanted(payload.capability, agent_id, labels)
+    bounds = asker.identity.agent_patterns if asker.identity is not None else ANY
+    return Wanted(payload.capability, agent_id, labels, bounds)
 
 
 def undelivered(
@@ -149,6 +151,10 @@ class Router:
     def __len__(self) -> int:
         return len(self._open)
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._limits = config.limits
+
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
         handlers.add("route_request", self._on_request, RouteRequest)
@@ -165,14 +171,16 @@ class Router:
         if self.closing:
             raise undelivered(ErrorCode.OVERLOADED, "the gateway is stopping", retry_after=5.0)
         if len(client.requests) >= self._limits.requests_per_connection:
-            raise undelivered(ErrorCode.OVERLOADED, "this connection has too many open requests")
+            raise undelivered(
+                ErrorCode.OVERLOADED, "this connection has too many open requests", retry_after=1.0
+            )
         request = Request(
             id=self._new_id(),
             asker=client,
             message_id=message.id,
             trace=message.trace,
             payload=payload,
-            wanted=wanted_by(payload, message.target),
+            wanted=wanted_by(client, payload, message.target),
             ends_at=self._clock() + payload.timeout_ms / 1000,
         )
         if payload.parent_id is not None:
@@ -394,7 +402,7 @@ class Router:
     def _on_explain(
         self, client: Client, message: GatewayMessage, payload: RouteExplain
     ) -> RouteExplained:
-        wanted = wanted_by(payload, message.target)
+        wanted = wanted_by(client, payload, message.target)
         pool = self._pools.find(wanted)
         chosen = pool.choose(payload.policy) if pool is not None else None
         found = [
@@ -402,8 +410,11 @@ class Router:
                 agent_id=agent.id, chosen=agent is chosen, reason=_reason(agent, wanted, chosen)
             )
             for agent in self._agents.get_all_agents()
-            if agent.id == wanted.agent_id
-            or (wanted.agent_id is None and wanted.capability in agent.names)
+            if client.allows_agent(agent.id)
+            and (
+                agent.id == wanted.agent_id
+                or (wanted.agent_id is None and wanted.capability in agent.names)
+            )
         ]
         found.sort(key=lambda candidate: not candidate.chosen)
         return RouteExplained(candidates=found[:MAX_EXPLAINED])
@@ -426,11 +437,13 @@ class Router:
         if payload.to == "agents":
             wanted = payload.capability
             delivered = self._agents.broadcast_to_agents(
-                relayed, lambda a: wanted is None or wanted in a.names, exclude=client
+                relayed,
+                lambda a: client.allows_agent(a.id) and wanted in (None, *a.names),
+                exclude=client,
             )
             return Ack(delivered=delivered)
         frame = encode(relayed)
-        targets = [c for c in self._clients.ready() if c is not client]
+        targets = [c for c in self._clients.ready() if c is not client and client.covers(c)]
         for target in targets:
             target.transport.write(frame)
         return Ack(delivered=len(targets))

@@ -17,13 +17,15 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from msgspec.structs import replace
 
+from trunkline.audit import Audit
+from trunkline.authdb import AUTH_FILE, AuthDatabase
 from trunkline.config import (
     DEFAULT_WS_CONFIG,
     AuthConfig,
@@ -33,13 +35,15 @@ from trunkline.config import (
     is_loopback_address,
 )
 from trunkline.errors import ConfigError
+from trunkline.events import AuditEntry
 from trunkline.failpoints import Failpoint
 from trunkline.history import History
 from trunkline.history.sqlite import SqliteHistory
 from trunkline.logs import Logs, configure_logs
 from trunkline.records import Records
 from trunkline.records.sqlite import SqliteRecords
-from trunkline.settings import TOKEN_FILE, data_folder, ensure_token
+from trunkline.reloads import Reloader, Source
+from trunkline.settings import TOKEN_FILE, data_folder, ensure_token, secrets_of
 from trunkline.tailscale import TailscaleShare, prepare_share
 from trunkline.transports.listener import make_ssl_context
 from trunkline.transports.websocket import WebSocketGateway
@@ -85,13 +89,26 @@ def make_stores(
     return history, SqliteRecords(history.database)
 
 
+def open_authdb(config: WebSocketTransportConfig) -> AuthDatabase:
+    """
+    Open the credentials and users in a configuration's data folder.
+
+    Raises:
+        ConfigError: The file is damaged, cannot be used, or others may read it.
+    """
+    return AuthDatabase(data_folder({}, config.data_dir) / AUTH_FILE)
+
+
 def make_gateway(
-    config: WebSocketTransportConfig, failpoint: Failpoint | None = None
+    config: WebSocketTransportConfig,
+    failpoint: Failpoint | None = None,
+    authdb: AuthDatabase | None = None,
 ) -> WebSocketGateway:
     """
     Make the gateway that a configuration describes, without starting it.
 
     Args:
+        authdb: Its credentials and users, see `open_authdb`.
         failpoint: Where a test wants the process to end, if anywhere.
 
     Raises:
@@ -104,7 +121,9 @@ def make_gateway(
             make_ssl_context(tls.cert, tls.key)
         except OSError as error:
             raise ConfigError(f"tls.cert and tls.key do not work: {error}") from None
-    return WebSocketGateway(config, history=history, records=records, failpoint=failpoint)
+    return WebSocketGateway(
+        config, history=history, records=records, authdb=authdb, failpoint=failpoint
+    )
 
 
 def check(config: WebSocketTransportConfig) -> WebSocketTransportConfig:
@@ -123,9 +142,18 @@ def check(config: WebSocketTransportConfig) -> WebSocketTransportConfig:
     return config
 
 
+class Reloading(NamedTuple):
+    """When to read the configuration anew, and where."""
+
+    source: Source
+    asked: asyncio.Event
+
+
 @asynccontextmanager
 async def running(
-    config: WebSocketTransportConfig, failpoint: Failpoint | None = None
+    config: WebSocketTransportConfig,
+    failpoint: Failpoint | None = None,
+    reloading: Reloading | None = None,
 ) -> AsyncIterator[WebSocketGateway]:
     """
     Run a gateway, and the logs of its process, for as long as the context lasts.
@@ -133,13 +161,14 @@ async def running(
     Args:
         config: A configuration that has its credential, see `settings.ensure_token`.
         failpoint: Where a test wants the process to end, if anywhere.
+        reloading: When to read the configuration anew, and where; absent: never.
 
     Raises:
         ConfigError: The configuration cannot work on this machine.
         OSError: The address cannot be listened on.
         TailscaleError: The gateway could not be shared.
     """
-    logs = configure_logs(config.log, secrets=[config.auth.token, config.auth.password])
+    logs = configure_logs(config.log, secrets=secrets_of(config))
     _warn(config)
     _tune_process(config)
     async with AsyncExitStack() as stack:
@@ -149,14 +178,42 @@ async def running(
         if config.bind == "tailscale":
             share = await prepare_share(config.tailscale)
             config = share.apply(config)
-        gateway = make_gateway(config, failpoint)
+        authdb = stack.enter_context(closing(open_authdb(config)))
+        audit = stack.enter_context(closing(Audit(authdb, config.audit)))
+        gateway = make_gateway(config, failpoint, authdb)
+        keep_audit(gateway, audit)
         stack.push_async_callback(gateway.stop)
         await gateway.start()
         if share is not None:
             stack.push_async_callback(share.stop)
             await share.start(gateway.port)
             log.info("shared over tailscale", url=share.url)
+        if reloading is not None:
+            apply = _same if share is None else share.apply
+            reloader = Reloader(gateway, logs, reloading.source, apply)
+            task = asyncio.create_task(_reload_when(reloading.asked, reloader, gateway))
+            stack.callback(task.cancel)
         yield gateway
+
+
+def _same(config: WebSocketTransportConfig) -> WebSocketTransportConfig:
+    return config
+
+
+async def _reload_when(asked: asyncio.Event, reloader: Reloader, gateway: WebSocketGateway) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        reloader.reload()
+        _allow_files(gateway.config.limits.max_connections + FILES_BESIDE_CONNECTIONS)
+
+
+def keep_audit(gateway: WebSocketGateway, audit: Audit) -> None:
+    """Write down what the gateway's features tell of, and its start and stop."""
+    gateway.on("audit", audit.append)
+    number = {"version": version("trunkline")}
+    gateway.on("started", lambda: audit.append(AuditEntry(action="gateway.start", detail=number)))
+    gateway.on("stopped", lambda: audit.append(AuditEntry(action="gateway.stop", detail=number)))
 
 
 def _warn(config: WebSocketTransportConfig) -> None:
@@ -198,17 +255,22 @@ async def _flush(logs: Logs) -> None:
         logs.flush()
 
 
-async def serve(config: WebSocketTransportConfig, failpoint: Failpoint | None = None) -> None:
+async def serve(
+    config: WebSocketTransportConfig,
+    failpoint: Failpoint | None = None,
+    source: Source | None = None,
+) -> None:
     """
     Run a gateway until SIGTERM or SIGINT, then send everybody away in good order.
 
     A second signal ends the process at once; what was acknowledged stays
-    stored. Prints one line to stdout when connections are accepted. A new
+    stored. SIGHUP reads the configuration and the certificate anew. Prints one line to stdout when connections are accepted. A new
     token is shown on stderr, this once.
 
     Args:
         config: The gateway's configuration.
         failpoint: Where a test wants the process to end, if anywhere.
+        source: Where the configuration came from; absent: it is not read again.
 
     Raises:
         ConfigError: The configuration cannot work on this machine.
@@ -216,10 +278,11 @@ async def serve(config: WebSocketTransportConfig, failpoint: Failpoint | None = 
         TailscaleError: The gateway could not be shared.
     """
     stop = stop_signal()
+    reloading = Reloading(source, reload_signal(stop)) if source is not None else None
     config, created = ensure_token(config)
     if created:
         show_token(config)
-    async with running(config, failpoint) as gateway:
+    async with running(config, failpoint, reloading) as gateway:
         print(f"trunkline {version('trunkline')} listening on {gateway.address}", flush=True)
         await stop.wait()
         log.info("stopping")
@@ -329,6 +392,19 @@ def stop_signal() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number)
     return stop
+
+
+def reload_signal(stop: asyncio.Event) -> asyncio.Event:
+    """Return an event that SIGHUP sets; where our terminal is gone, it sets `stop` instead."""
+    asked = asyncio.Event()
+    attended = os.isatty(0)
+
+    def received() -> None:
+        gone = attended and not os.isatty(0)
+        (stop if gone else asked).set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, received)
+    return asked
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:

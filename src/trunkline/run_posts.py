@@ -147,7 +147,7 @@ def addressees(session: Session, client: Client, chat: Chat, depth: int) -> list
         agent_id
         for member in session.agent_clients
         for agent_id, agent in member.agents.items()
-        if agent.capabilities.chat
+        if agent.capabilities.chat and client.allows_agent(agent_id)
     }
     if depth > MAX_DEPTH or session.record.metadata.get("sendPolicy") == "off":
         return []

@@ -18,7 +18,7 @@ from msgspec import Raw
 from trunkline.agents import RegisteredAgent
 from trunkline.assignments import Assignments
 from trunkline.clients import Client
-from trunkline.config import SessionsConfig
+from trunkline.config import GatewayConfig, SessionsConfig
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.handlers import Handlers
 from trunkline.ids import now_ms
@@ -39,7 +39,8 @@ from trunkline.payloads import (
 from trunkline.posts import Post, stamped
 from trunkline.recovery import open_runs
 from trunkline.run_posts import ChatPost, Chunk, CompletionPost, LatePost, Run, RunEnd, RunPost
-from trunkline.sessions import Session, SessionManager, need_session
+from trunkline.session_records import need_session
+from trunkline.sessions import Session, SessionManager
 
 ENDED_KEPT = 512
 """Ended runs that a session remembers, to tell late frames so."""
@@ -66,6 +67,10 @@ class Runs:
         sessions.opened.append(self._rebuild)
         sessions.went_live.append(self._catch_up)
         sessions.patched.append(self._patched)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = config.sessions
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
@@ -172,7 +177,7 @@ class Runs:
         """Return the session whose run is meant: one's own, or for control any that is live."""
         if client.role == "control":
             session = self._sessions.get_session(need_session(message, payload))
-            if session is not None:
+            if session is not None and client.allows_session(session.id):
                 return session
         return self._sessions.member(client, message, payload)
 

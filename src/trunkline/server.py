@@ -10,34 +10,36 @@ from __future__ import annotations
 
 import asyncio
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar, overload
 
 import structlog
 
+from trunkline.access import Access
 from trunkline.agents import AgentRegistry
 from trunkline.approvals import Approvals
 from trunkline.assignments import Assignments
 from trunkline.auth import LOCAL, Authenticator, Credential, Door, Granted, SharedSecret
+from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Clients, Identity, Peer, Phase
 from trunkline.config import (
     DEFAULT_GATEWAY_CONFIG,
     GatewayConfig,
-    WebSocketTransportConfig,
+    JwtConfig,
     bind_address,
     check_config,
 )
-from trunkline.errors import CloseCode, ConfigError
-from trunkline.events import EventName, Events, L
+from trunkline.credentials import Credentials
+from trunkline.errors import CloseCode, ConfigError, Disconnect
+from trunkline.events import AuditEntry, EventName, Events, L
 from trunkline.fanout import Pump
+from trunkline.greeting import Greeting
 from trunkline.handlers import HandlerFunction, Handlers, close_with
 from trunkline.history import History
 from trunkline.history.memory import MemoryHistory
-from trunkline.ids import id_counter, new_id, now_ms
+from trunkline.ids import id_counter
 from trunkline.messages import (
-    PROTOCOL_VERSION,
     GatewayMessage,
     Role,
     create_message,
@@ -45,14 +47,8 @@ from trunkline.messages import (
 )
 from trunkline.payloads import (
     DURABLE_TYPES,
-    AuthExpiring,
     GoingAway,
-    Health,
-    HealthReport,
-    HelloOk,
     Payload,
-    SessionInfo,
-    StateSnapshot,
 )
 from trunkline.posts import GatewayPost
 from trunkline.presence import PresenceBoard
@@ -63,13 +59,7 @@ from trunkline.runs import Runs
 from trunkline.session_handlers import SessionHandlers
 from trunkline.sessions import SessionManager
 from trunkline.transport import Transport
-from trunkline.version import package_version
-
-MAX_FRAME_FROM_GATEWAY = 2 * 1024 * 1024
-"""Bytes of the largest frame that the gateway sends."""
-
-EXPIRY_NOTICE = 60_000
-"""Milliseconds before the end of a credential at which its client is told."""
+from trunkline.users import Users
 
 F = TypeVar("F", bound=HandlerFunction)
 
@@ -86,6 +76,8 @@ class GatewayServer:
             configuration. Overriding `validate_token` is another way.
         history: Where the sessions' logs live; absent: in memory.
         records: Where small facts live; absent: in memory.
+        authdb: Where stored credentials and users live; absent: there are none.
+            Whoever opened it closes it.
         failpoint: See `Pump`.
         clock: Seconds, from any start; grace times, heads, deadlines and silent
             runs go by it.
@@ -102,18 +94,21 @@ class GatewayServer:
         authenticator: Authenticator | None = None,
         history: History | None = None,
         records: Records | None = None,
+        authdb: AuthDatabase | None = None,
         failpoint: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = check_config(config or DEFAULT_GATEWAY_CONFIG)
-        self._authenticator = self._choose_authenticator(authenticator)
+        self.events = Events()
+        self.clients = Clients()
+        self.access = Access(authdb, self.clients, self.events, self._ended)
+        self._given = authenticator
+        self._authenticator = self._choose_authenticator(self.config)
         kept = self.config.history
         self.history = history or MemoryHistory(
             max_messages=kept.max_messages, max_age=kept.max_age, max_bytes=kept.max_bytes
         )
         self.records = records or MemoryRecords()
-        self.events = Events()
-        self.clients = Clients()
         self.handlers = Handlers(self.config.limits, self.events)
         self._clock = clock
         self._pump = Pump(self.history, clock, failpoint)
@@ -124,18 +119,29 @@ class GatewayServer:
         self._compose()
         self.setup_default_handlers()
 
-    def _choose_authenticator(self, given: Authenticator | None) -> Authenticator:
-        if given is not None:
-            return given
-        secret = SharedSecret(self.config.auth)
-        own = type(self).validate_token is not GatewayServer.validate_token
-        if self.config.auth.required and not secret.usable and not own:
-            mode = self.config.auth.mode
+    def _choose_authenticator(self, config: GatewayConfig) -> Authenticator:
+        auth, given, jwts = config.auth, self._given, self._jwt_verifier(config.auth.jwt)
+        secret = SharedSecret(auth)
+        own = given is not None or type(self).validate_token is not GatewayServer.validate_token
+        others = own or self.authdb is not None or jwts is not None
+        if auth.required and not secret.usable and not others:
             raise ConfigError(
-                f"sign-in is on, but there is no {mode}: set auth.{mode} (or auth.{mode}_file), "
-                "pass an authenticator, or override validate_token"
+                f"sign-in is on, but there is no {auth.mode}: set auth.{auth.mode} (or "
+                f"auth.{auth.mode}_file), pass an authenticator, or override validate_token"
             )
-        return secret
+        owner = given or secret
+        chain = self.access.chain(owner, jwts)
+        if auth.token and chain.choose(Credential(token=auth.token)) is not owner:
+            raise ConfigError(
+                "auth.token has the form of a token that others judge: choose another"
+            )
+        return chain
+
+    def _jwt_verifier(self, config: JwtConfig) -> Authenticator | None:
+        """Return what knows the tokens of an identity provider; the core fetches no keys."""
+        if config.enabled:
+            raise ConfigError("auth.jwt needs a WebSocketGateway, or a JwtVerifier passed to this")
+        return None
 
     def _compose(self) -> None:
         config, clients, events = self.config, self.clients, self.events
@@ -152,18 +158,48 @@ class GatewayServer:
         self.router.find_run = self.runs.of_agent
         self.runs.ended.append(self.router.run_ended)
         self.presence = PresenceBoard(self.sessions, events, self._clock)
-        self.door = Door(config.auth, self._verify, self._hello, events)
         self._session_handlers = SessionHandlers(self.sessions, self.assignments, config)
+        self.greeting = Greeting(
+            config,
+            clients,
+            self.presence,
+            self._session_handlers,
+            self.agents,
+            uptime=lambda: self.uptime,
+            draining=lambda: self._draining,
+        )
+        self.door = Door(
+            config.auth,
+            config.limits.connections_per_user,
+            self._verify,
+            self.access.holds,
+            self.greeting.hello,
+            events,
+        )
         events.on("agent:registered", self._agent_changed)
         events.on("agent:unregistered", self._agent_changed)
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """
+        Go by another configuration, as far as it can change while the gateway runs.
+
+        Raises:
+            ConfigError: It is unsafe or contradicts itself; nothing has changed.
+        """
+        check_config(config)
+        if config.auth.jwt != self.config.auth.jwt:  # or else the keys that it knows are kept
+            self._authenticator = self._choose_authenticator(config)
+        self.config = config
+        for part in (
+            *(self.handlers, self.sessions, self._session_handlers, self.agents),
+            *(self.runs, self.router, self.greeting, self.door),
+        ):
+            part.reconfigure(config)
+
     def setup_default_handlers(self) -> None:
         """Add the handlers of all built-in message types."""
-        handlers = self.handlers
-        handlers.add("ping", self._on_ping)
-        handlers.add("health", self._on_health)
-        handlers.add("sync_state", self._on_sync_state)
         for feature in (
+            self.greeting,
             self.door,
             self._session_handlers,
             self.runs,
@@ -172,7 +208,7 @@ class GatewayServer:
             self.agents,
             self.router,
         ):
-            feature.install(handlers)
+            feature.install(self.handlers)
 
     # Extension
 
@@ -243,7 +279,8 @@ class GatewayServer:
         return self._authenticator.authenticate(Credential(token=token))
 
     def _verify(self, credential: Credential) -> Granted | Awaitable[Granted]:
-        if credential.token is not None and self.config.auth.mode != "password":
+        alone = credential.password is None and credential.user is None
+        if credential.token is not None and alone and self.config.auth.mode != "password":
             return self.validate_token(credential.token)
         return self._authenticator.authenticate(credential)
 
@@ -268,21 +305,13 @@ class GatewayServer:
             identity = LOCAL
         self.events.emit("client:connect", client)
         if identity is not None:
-            self.door.admit(client, identity)
-        self._welcome(client)
+            try:
+                self.door.admit(client, identity)
+            except Disconnect as error:
+                client.transport.close(error.code, error.reason)
+                return client
+        self.greeting.welcome(client)
         return client
-
-    def _welcome(self, client: Client) -> None:
-        client.nonce = secrets.token_urlsafe(24)
-        info = SessionInfo(
-            session_id=client.id,
-            status="connected",
-            auth_required=not client.authenticated,
-            protocol_version=PROTOCOL_VERSION,
-            challenge_nonce=client.nonce,
-            limits=self.client_limits(),
-        )
-        client.send(create_message("session_info", info))
 
     def on_message(self, client: Client, text: str) -> None:
         """Take one frame of a client, in the order in which they came. Never raises."""
@@ -299,11 +328,15 @@ class GatewayServer:
             return
         client.advance("close")
         self.clients.remove(client)
+        self.door.disconnected(client)
         self.router.disconnected(client)
         self.agents.disconnected(client)
         self.sessions.disconnected(client)
         self.on_drained(client)
         self.events.emit("client:disconnect", client)
+
+    def _ended(self, client: Client, code: int, reason: str) -> None:
+        self.on_disconnect(client, code, reason)
 
     def on_lagging(self, client: Client) -> None:
         """Note that a client's buffer is long: it gets no text chunks until `on_drained`."""
@@ -371,11 +404,14 @@ class GatewayServer:
         session.feed.relay(encode(message), excluded)
         return len(session.members) - (excluded in session.members)
 
-    def kick_client(self, client_id: str, reason: str = "kicked") -> bool:
-        """Disconnect a client with code 4004; False if it is not connected."""
+    def kick_client(self, client_id: str, reason: str = "kicked", actor: str = "") -> bool:
+        """Disconnect a client with code 4004, for `actor`; False if it is not connected."""
         client = self.clients.get(client_id)
         if client is None:
             return False
+        detail = {"user": client.user_id}
+        entry = AuditEntry(action="client.kick", actor=actor, target=client_id, detail=detail)
+        self.events.emit("audit", entry)
         close_with(client, CloseCode.KICKED, reason)
         return True
 
@@ -393,6 +429,7 @@ class GatewayServer:
         loop = asyncio.get_running_loop()
         self._chores = [
             loop.create_task(self._tick_forever()),
+            loop.create_task(self.access.watch()),
             loop.create_task(self.runs.recover()),
         ]
         self.events.emit("started")
@@ -453,6 +490,7 @@ class GatewayServer:
         await self.assignments.stop()
         self.handlers.cancel()
         await self.handlers.drain()
+        self.access.close()
         await self._pump.stop()
         self.sessions.unload()
         await self.records.close()
@@ -466,6 +504,21 @@ class GatewayServer:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.stop()
+
+    @property
+    def authdb(self) -> AuthDatabase | None:
+        """The database of credentials and users, if there is one."""
+        return self.access.database
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The stored credentials, if there is a database."""
+        return self.access.credentials
+
+    @property
+    def users(self) -> Users | None:
+        """The users with passwords, if there is a database."""
+        return self.access.users
 
     @property
     def ready(self) -> bool:
@@ -488,25 +541,15 @@ class GatewayServer:
 
     async def tick(self) -> None:
         """Do once a second what depends on time: deadlines, grace, heads, silent runs."""
-        now = now_ms()
         deadline = self._clock() - self.config.auth.timeout
         for client in self.clients:
             if client.phase is not Phase.READY and client.opened_at <= deadline:
                 close_with(client, CloseCode.NOT_SIGNED_IN, "not signed in in time")
-            elif client.expires_at is not None:
-                self._check_expiry(client, client.expires_at, now)
+        self.access.check_expiries()
         await self.agents.tick()
         self.runs.tick()
         self.approvals.tick()
         await self.sessions.tick()
-
-    @staticmethod
-    def _check_expiry(client: Client, expires_at: int, now: int) -> None:
-        if expires_at <= now:
-            close_with(client, CloseCode.REVOKED, "the credential has expired")
-        elif expires_at - now <= EXPIRY_NOTICE and client.warned_of != expires_at:
-            client.warned_of = expires_at
-            client.send(create_message("auth_expiring", AuthExpiring(expires_at=expires_at)))
 
     # Telling
 
@@ -531,68 +574,6 @@ class GatewayServer:
             "state_version": self.clients.state_version,
         }
 
-    def client_limits(self) -> dict[str, int]:
-        """Return the limits that clients are told."""
-        limits = self.config.limits
-        return {
-            "maxMessageSize": limits.max_message_size,
-            "maxFrameFromGateway": MAX_FRAME_FROM_GATEWAY,
-            "maxDepth": limits.max_depth,
-            "publishRate": round(limits.publish_rate),
-            "publishBurst": limits.publish_burst,
-            "streamRate": round(limits.stream_rate),
-            "streamBurst": limits.stream_burst,
-            "sessionsPerConnection": limits.sessions_per_connection,
-            "requestsPerConnection": limits.requests_per_connection,
-        }
-
-    def _hello(self, client: Client) -> HelloOk:
-        ready = client.authenticated
-        config = self.config
-        heartbeat = (
-            config.heartbeat_interval if isinstance(config, WebSocketTransportConfig) else 25.0
-        )
-        return HelloOk(
-            paired=False,
-            challenge_nonce=client.nonce,
-            uptime=round(self.uptime * 1000),
-            state_version=self.clients.state_version,
-            presence=self.presence.snapshot(client) if ready else [],
-            health=Health(status=self._status(), checked_at=now_ms()),
-            auth_required=not ready,
-            protocol_version=PROTOCOL_VERSION,
-            server_version=package_version(),
-            client_id=client.id,
-            features=["sessions", "history", "resume", "runs", "agents", "requests", "presence"],
-            limits=self.client_limits(),
-            heartbeat_interval_ms=round(heartbeat * 1000),
-        )
-
-    def _status(self) -> Any:
-        return "draining" if self._draining else "ok"
-
     def _agent_changed(self, agent: Any) -> None:
         if agent.client is not None:
             self.sessions.agents_changed(agent.client)
-
-    # The smallest handlers
-
-    def _on_ping(self, client: Client, message: GatewayMessage) -> None:
-        pong = (
-            f'{{"type":"pong","id":"{new_id()}","payload":'
-            f'{{"clientId":"{client.id}"}},"timestamp":{now_ms()},"replyTo":"{message.id}"}}'
-        )
-        client.transport.write(pong.encode())
-
-    def _on_health(self, client: Client, message: GatewayMessage) -> HealthReport:
-        return HealthReport(
-            status=self._status(), checked_at=now_ms(), uptime=round(self.uptime * 1000)
-        )
-
-    async def _on_sync_state(self, client: Client, message: GatewayMessage) -> StateSnapshot:
-        return StateSnapshot(
-            state_version=self.clients.state_version,
-            sessions=await self._session_handlers.visible_entries(client),
-            agents=self.agents.entries(),
-            presence=self.presence.snapshot(client),
-        )

@@ -16,6 +16,7 @@ from trunkline.errors import ErrorCode, GatewayError
 from trunkline.handlers import Handlers
 from trunkline.history import Stored
 from trunkline.messages import GatewayMessage, encode
+from trunkline.patterns import ANY, fitting_id
 from trunkline.payloads import (
     HistoryPage,
     Patch,
@@ -35,14 +36,14 @@ from trunkline.payloads import (
 )
 from trunkline.posts import StatusChange
 from trunkline.rights import ADMIN_PATCH_KEYS
-from trunkline.session_records import SessionRecord
-from trunkline.sessions import (
-    Session,
-    SessionManager,
+from trunkline.session_records import (
+    SessionRecord,
+    listed,
     named_session,
     need_session,
     not_found,
 )
+from trunkline.sessions import Session, SessionManager
 
 PAGE_BYTES = 512 * 1024
 """Where a page of ``session_history`` ends."""
@@ -67,6 +68,10 @@ class SessionHandlers:
         self._assignments = assignments
         self._config = config
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = config
+
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
         handlers.add("session_create", self._on_create, SessionCreate)
@@ -85,6 +90,8 @@ class SessionHandlers:
         self, client: Client, message: GatewayMessage, payload: SessionCreate
     ) -> None:
         session_id = named_session(message, payload)
+        if session_id is not None and not client.allows_session(session_id):
+            raise GatewayError(ErrorCode.FORBIDDEN, "the credential does not allow this id")
         if session_id is not None and self._sessions.get_record(session_id) is not None:
             if not payload.join_if_exists:
                 raise GatewayError(ErrorCode.SESSION_EXISTS, "the session id is in use")
@@ -92,7 +99,9 @@ class SessionHandlers:
             return
         self._check_quota(client)
         _check_metadata(client, payload.metadata, "$.metadata")
-        agent = self._assignments.choose(payload)
+        if session_id is None:
+            session_id = _fitting_id(client)
+        agent = self._assignments.choose(client, session_id, payload)
         session = await self._sessions.create_session(
             session_id,
             owner=client.user_id,
@@ -101,17 +110,18 @@ class SessionHandlers:
             metadata=payload.metadata,
             capability=payload.capability,
             agent_type=payload.agent_type,
+            agent_patterns=client.identity.agent_patterns if client.identity is not None else ANY,
         )
+        self._audit(client, "session.create", session.id, visibility=session.record.visibility)
         await self._sessions.join(session, client, message, "created")
         if agent is not None:
             await self._assignments.assign(session, agent)
 
     def _check_quota(self, client: Client) -> None:
-        limits = self._config.limits
-        if len(client.sessions) >= limits.sessions_per_connection:
-            raise GatewayError(ErrorCode.SESSION_LIMIT, "this connection is in too many sessions")
+        self._sessions.check_joined(client)
         limited = client.identity is not None and client.identity.own_quota
-        if limited and self._sessions.owned_by(client.user_id) >= limits.sessions_per_user:
+        limit = self._config.limits.sessions_per_user
+        if limited and self._sessions.owned_by(client.user_id) >= limit:
             raise GatewayError(ErrorCode.SESSION_LIMIT, "this user owns too many sessions")
 
     async def _on_join(self, client: Client, message: GatewayMessage, payload: SessionJoin) -> None:
@@ -161,9 +171,20 @@ class SessionHandlers:
         if patch.metadata is not UNSET:
             _check_metadata(client, patch.metadata, "$.patch.metadata")
         await self._sessions.change(session, lambda record: apply_patch(record, patch))
+        self._audit_patch(client, session.id, patch)
         self._changed(session, client, message, "patched")
         for callback in self._sessions.patched:
             callback(session)
+
+    def _audit(self, client: Client, action: str, session_id: str, **detail: str) -> None:
+        self._sessions.events.emit("audit", client.did(action, session_id, **detail))
+
+    def _audit_patch(self, client: Client, session_id: str, patch: Patch) -> None:
+        """Tell of a patch that changes who may do what; names and numbers, never contents."""
+        detail = {"visibility": patch.visibility} if patch.visibility is not UNSET else {}
+        guarded = sorted(k for k in ADMIN_PATCH_KEYS if getattr(patch, k) is not UNSET)
+        if guarded or detail:
+            self._audit(client, "session.patch", session_id, keys=",".join(guarded), **detail)
 
     def _changed(
         self,
@@ -190,6 +211,7 @@ class SessionHandlers:
     ) -> None:
         session = await self._administered(client, message, payload)
         await self._sessions.change(session, lambda record: _invite(record, payload.user_id))
+        self._audit(client, "session.invite", session.id, user=payload.user_id)
         self._changed(session, client, message, "invited", payload.user_id)
 
     async def _on_remove(
@@ -197,6 +219,7 @@ class SessionHandlers:
     ) -> None:
         session = await self._administered(client, message, payload)
         await self._sessions.change(session, lambda record: _uninvite(record, payload.user_id))
+        self._audit(client, "session.remove", session.id, user=payload.user_id)
         self._changed(session, client, message, "removed", payload.user_id)
 
         def send_out() -> None:
@@ -211,6 +234,7 @@ class SessionHandlers:
     ) -> None:
         session = await self._administered(client, message, payload)
         self._changed(session, client, message, "closed")
+        self._audit(client, "session.delete" if payload.delete else "session.close", session.id)
         await self._sessions.close_session(session.id, delete=payload.delete)
 
     # Reading
@@ -222,19 +246,11 @@ class SessionHandlers:
             record
             for record in self._sessions.all_records()
             if (payload.after is None or record.session_id > payload.after)
-            and self._listed(record, client)
+            and listed(record, client)
         ]
         page = found[: payload.limit]
         entries = [await self.entry(record) for record in page]
         return SessionListing(sessions=entries, more=len(found) > len(page))
-
-    def _listed(self, record: SessionRecord, client: Client) -> bool:
-        return (
-            client.role == "control"
-            or record.session_id in client.sessions
-            or record.owner == client.user_id
-            or client.user_id in record.invited
-        )
 
     async def entry(self, record: SessionRecord) -> SessionEntry:
         """Return a session as lists show it."""
@@ -253,7 +269,7 @@ class SessionHandlers:
 
     async def visible_entries(self, client: Client, limit: int = 300) -> list[SessionEntry]:
         """Return the sessions that a client may see, at most `limit`."""
-        found = [r for r in self._sessions.all_records() if self._listed(r, client)]
+        found = [r for r in self._sessions.all_records() if listed(r, client)]
         return [await self.entry(record) for record in found[:limit]]
 
     async def _on_history(
@@ -301,6 +317,12 @@ class SessionHandlers:
                 page.append(stored)
             before = after + 1
         return page[::-1]
+
+
+def _fitting_id(client: Client) -> str:
+    """Make the id of a session that its creator has not named."""
+    patterns = client.identity.session_patterns if client.identity is not None else ANY
+    return fitting_id(patterns, "s_")
 
 
 def apply_patch(record: SessionRecord, patch: Patch) -> None:

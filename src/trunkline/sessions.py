@@ -23,11 +23,20 @@ from trunkline.events import Events
 from trunkline.fanout import Feed, Pump
 from trunkline.history import History
 from trunkline.ids import now_ms, random_id, valid_id
+from trunkline.limits import Tally
 from trunkline.messages import GatewayMessage, create_message, encode, error_message
+from trunkline.patterns import ANY
 from trunkline.payloads import Cursor, Head, RunState, SessionInfo, SessionPayload
 from trunkline.records import Conflict, Records
 from trunkline.replay import Replay, find_start
-from trunkline.session_records import KIND, SessionRecord, assigned, may_join
+from trunkline.session_records import (
+    KIND,
+    SessionRecord,
+    assigned_to,
+    may_join,
+    need_session,
+    not_found,
+)
 
 if TYPE_CHECKING:
     from trunkline.approvals import Approval
@@ -73,7 +82,7 @@ class Session:
     @property
     def deserted(self) -> bool:
         """Whether nobody is in it but the agents that are assigned to it."""
-        return all(assigned(self.record, client) for client in self.members)
+        return all(assigned_to(self.record, client) for client in self.members)
 
     def joinable(self, client: Client) -> bool:
         """Whether a client may join, and so know of the session at all."""
@@ -99,34 +108,6 @@ class Session:
             "approvals": [Raw(a.frame) for a in self.approvals.values() if a.frame],
         }
         return SessionInfo(session_id=self.id, status=status, **{**fields, **more})  # type: ignore[arg-type]
-
-
-def not_found() -> GatewayError:
-    """Make the one error for what is not there and for what one may not know of."""
-    return GatewayError(ErrorCode.SESSION_NOT_FOUND, "no such session")
-
-
-def named_session(message: GatewayMessage, payload: SessionPayload | None) -> str | None:
-    """
-    Return the session that a message names, in the envelope or the payload.
-
-    Raises:
-        GatewayError: ``INVALID_MESSAGE``: it names two different ones.
-    """
-    names = {message.session_id} if message.session_id is not None else set()
-    if payload is not None:
-        names |= {n for n in (payload.session_id, payload.session_key) if n is not None}
-    if len(names) > 1:
-        raise GatewayError(ErrorCode.INVALID_MESSAGE, "the message names two different sessions")
-    return names.pop() if names else None
-
-
-def need_session(message: GatewayMessage, payload: SessionPayload | None) -> str:
-    """Return the session that a message names; ``INVALID_MESSAGE`` if it names none."""
-    session_id = named_session(message, payload)
-    if session_id is None:
-        raise GatewayError(ErrorCode.INVALID_MESSAGE, "the message names no session")
-    return session_id
 
 
 class SessionManager:
@@ -156,6 +137,7 @@ class SessionManager:
         self._clock = clock
         self._live: dict[str, Session] = {}
         self._kept: dict[str, tuple[SessionRecord, int]] = {}
+        self._owned = Tally()
         self._changing = asyncio.Lock()
         self.opened: list[Callable[[Session], Awaitable[None]]] = []
         """Called when a session comes to life, before anyone is in it."""
@@ -164,16 +146,22 @@ class SessionManager:
         self.patched: list[Callable[[Session], None]] = []
         """Called after a session's settings have changed."""
 
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._config = config
+
     async def load(self) -> None:
         """Read the records of all sessions; called once, at start."""
         for record in await self._records.scan(KIND):
             kept = msgspec.json.decode(record.value, type=SessionRecord)
             self._kept[record.key] = (kept, record.version)
+            self._owned.add(kept.owner)
 
     def unload(self) -> None:
         """Forget what `load` has read and what came since; called once, at stop."""
         self._live.clear()
         self._kept.clear()
+        self._owned = Tally()
 
     # Create and find
 
@@ -187,6 +175,7 @@ class SessionManager:
         metadata: dict[str, Any] | None = None,
         capability: str | None = None,
         agent_type: str | None = None,
+        agent_patterns: tuple[str, ...] = ANY,
     ) -> Session:
         """
         Create a session.
@@ -196,6 +185,7 @@ class SessionManager:
             owner: The user that it belongs to.
             capability: What its agent must be able to do, if that was asked for.
             agent_type: Of what type its agent must be, if that was asked for.
+            agent_patterns: Which agents may be chosen for it.
 
         Raises:
             GatewayError: ``SESSION_EXISTS``.
@@ -214,13 +204,16 @@ class SessionManager:
             metadata=dict(metadata or {}),
             capability=capability,
             agent_type=agent_type,
+            agent_patterns=agent_patterns,
             created_at=now_ms(),
         )
         self._kept[session_id] = (record, 0)
+        self._owned.add(owner)
         try:
             await self.save(record)
         except BaseException as error:
-            self._kept.pop(session_id, None)
+            if self._kept.pop(session_id, None) is not None:
+                self._owned.drop(owner)
             if isinstance(error, Conflict):
                 raise GatewayError(ErrorCode.SESSION_EXISTS, "the session id is in use") from None
             raise
@@ -297,7 +290,7 @@ class SessionManager:
 
     def owned_by(self, user_id: str) -> int:
         """Return how many sessions a user owns."""
-        return sum(record.owner == user_id for record, _ in self._kept.values())
+        return self._owned[user_id]
 
     # Members
 
@@ -325,10 +318,18 @@ class SessionManager:
         """Raise if a client that is no member could not become one."""
         if client in session.members:
             return
-        limits = self._config.limits
-        if len(session.members) >= limits.members_per_session:
+        if len(session.members) >= self._config.limits.members_per_session:
             raise GatewayError(ErrorCode.SESSION_FULL, "the session is full")
-        if not assigned and len(client.sessions) >= limits.sessions_per_connection:
+        if not assigned:
+            self.check_joined(client)
+
+    def check_joined(self, client: Client) -> None:
+        """Raise if a client has joined as many sessions as it may; assigned ones do not count."""
+        limit = self._config.limits.sessions_per_connection
+        if len(client.sessions) < limit:
+            return
+        records = (self.get_record(session_id) for session_id in client.sessions)
+        if sum(r is not None and not assigned_to(r, client) for r in records) >= limit:
             raise GatewayError(ErrorCode.SESSION_LIMIT, "this connection is in too many sessions")
 
     def enter(self, session: Session, client: Client) -> None:
@@ -525,6 +526,7 @@ class SessionManager:
         self._live.pop(session_id, None)
         kept = self._kept.pop(session_id, None)
         if kept is not None:
+            self._owned.drop(kept[0].owner)
             await self._records.delete(KIND, session_id, kept[1])
             await self.history.delete(session_id)
 

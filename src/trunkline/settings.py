@@ -3,7 +3,7 @@ Where the configuration comes from: flags, environment, a TOML file, defaults.
 
 Flags win over the environment (``TRUNKLINE_`` and the path, ``__`` between its
 levels: ``TRUNKLINE_LIMITS__MAX_BUFFERED``), which wins over the TOML file, which
-wins over the defaults. Everything here follows from the groups in
+wins over the defaults. A setting may be an array of tables. Everything here follows from the groups in
 `trunkline.config`: names, types, ranges and documentation exist once.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec.structs import fields, replace
@@ -53,6 +53,9 @@ TOKEN_FILE = "token"
 """The file in the data folder that holds the token of the first run."""
 
 _SECRETS = {"token": "token_file", "password": "password_file"}
+_KEYS = {"secret": "secret_file", "public_key": "public_key_file"}
+
+G = TypeVar("G", bound=Group)
 
 
 class Setting(NamedTuple):
@@ -70,6 +73,12 @@ class Setting(NamedTuple):
     def variable(self) -> str:
         """The environment variable that sets it."""
         return ENVIRONMENT_PREFIX + self.path.replace(".", "__").upper()
+
+    @property
+    def tables(self) -> type[Group] | None:
+        """What each table of it holds, if it is an array of tables."""
+        kind = get_args(self.type)[0] if get_origin(self.type) is tuple else None
+        return kind if _is_group(kind) else None
 
 
 @cache
@@ -97,18 +106,28 @@ def _attribute_docs(body: list[ast.stmt]) -> Iterator[tuple[str, str]]:
 @cache
 def settings_table() -> dict[str, Setting]:
     """Return every setting by its path: first those outside groups, then group by group."""
-    found = sorted(_walk(WebSocketTransportConfig, ""), key=lambda setting: "." in setting.path)
-    return {setting.path: setting for setting in found}
+    return {setting.path: setting for setting in _walk(WebSocketTransportConfig, "")}
 
 
 def _walk(kind: type[Group], prefix: str) -> Iterator[Setting]:
-    docs = _docs(kind)
+    yield from settings_of(kind, prefix)
     for field in fields(kind):
-        path = prefix + field.name
-        if isinstance(field.type, type) and issubclass(field.type, Group):
-            yield from _walk(field.type, f"{path}.")
-        else:
-            yield Setting(path, field.type, field.default, docs.get(field.name, ""))
+        if _is_group(field.type):
+            yield from _walk(field.type, f"{prefix}{field.name}.")
+
+
+def settings_of(kind: type[Group], prefix: str = "") -> list[Setting]:
+    """Return the settings that stand in a group itself, their paths behind `prefix`."""
+    docs = _docs(kind)
+    return [
+        Setting(prefix + field.name, field.type, field.default, docs.get(field.name, ""))
+        for field in fields(kind)
+        if not _is_group(field.type)
+    ]
+
+
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Group)
 
 
 def load_settings(
@@ -221,7 +240,8 @@ def _hint(path: str, known: Mapping[str, Any]) -> str:
 
 def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """
-    Read the settings that the environment holds; lists are separated by commas.
+    Read the settings that the environment holds; lists are separated by commas, arrays of
+    tables are JSON.
 
     Raises:
         ConfigError: A variable with our prefix is unknown, or its value unreadable.
@@ -236,8 +256,18 @@ def read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             raise ConfigError(
                 f"unknown environment variable {name}{_hint(name, {**known, **CLIENT_VARIABLES})}"
             )
-        found[setting.path] = _from_text(name, environ[name], setting.type)
+        if setting.tables is not None:
+            found[setting.path] = _tables_from_text(name, environ[name])
+        else:
+            found[setting.path] = _from_text(name, environ[name], setting.type)
     return _nest(found)
+
+
+def _tables_from_text(name: str, text: str) -> list[dict[str, Any]]:
+    try:
+        return msgspec.json.decode(text or "[]", type=list[dict[str, Any]])
+    except msgspec.DecodeError:
+        raise ConfigError(f"{name} must be a JSON list of objects") from None
 
 
 def _from_text(name: str, text: str, kind: Any) -> Any:
@@ -269,15 +299,21 @@ def data_folder(environ: Mapping[str, str], configured: str | None = None) -> Pa
 
 
 def _read_secrets(auth: AuthConfig) -> AuthConfig:
+    keys = (_with_files_read(k, f"auth.jwt.keys[{n}].", _KEYS) for n, k in enumerate(auth.jwt.keys))
+    auth = replace(auth, jwt=replace(auth.jwt, keys=tuple(keys)))
+    return _with_files_read(auth, "auth.", _SECRETS)
+
+
+def _with_files_read(group: G, prefix: str, secrets: Mapping[str, str]) -> G:
     values: dict[str, Secret | None] = {}
-    for name, file in _SECRETS.items():
-        value, path = getattr(auth, name), getattr(auth, file)
+    for name, file in secrets.items():
+        value, path = getattr(group, name), getattr(group, file)
         if value is not None and path is not None:
-            raise ConfigError(f"auth.{name} and auth.{file} are both set: keep one")
+            raise ConfigError(f"{prefix}{name} and {prefix}{file} are both set: keep one")
         if path is not None:
-            value = _read_secret(Path(path).expanduser(), f"auth.{file}")
+            value = _read_secret(Path(path).expanduser(), prefix + file)
         values[name] = None if value is None else Secret(value)
-    return replace(auth, **values)
+    return replace(group, **values)
 
 
 def _read_secret(path: Path, setting: str) -> str:
@@ -287,11 +323,22 @@ def _read_secret(path: Path, setting: str) -> str:
         raise ConfigError(f"cannot read {setting} {path}: {error}") from None
 
 
+def secrets_of(config: WebSocketTransportConfig) -> list[str]:
+    """Return the secrets that a configuration holds, so that no log line shows one."""
+    auth = config.auth
+    values = [auth.token, auth.password, *(key.secret for key in auth.jwt.keys)]
+    return [value for value in values if value]
+
+
 def _check_files(config: WebSocketTransportConfig) -> None:
-    for name in ("cert", "key"):
-        path = getattr(config.tls, name)
+    files = {
+        "tls.cert": config.tls.cert,
+        "tls.key": config.tls.key,
+        "auth.jwt.jwks_ca_file": config.auth.jwt.jwks_ca_file,
+    }
+    for name, path in files.items():
         if path is not None and not os.access(path, os.R_OK):
-            raise ConfigError(f"cannot read tls.{name}: {path}")
+            raise ConfigError(f"cannot read {name}: {path}")
 
 
 def ensure_token(
@@ -369,7 +416,7 @@ def default_toml() -> str:
         if parent != group:
             group = parent
             lines += ["", f"[{group}]"]
-        lines += ["", f"# {_describe(setting)}", _assignment(name, setting)]
+        lines += ["", f"# {_describe(setting)}", *_assignment(name, setting)]
     return "\n".join(lines) + "\n"
 
 
@@ -398,8 +445,11 @@ def _metas(kind: Any) -> Iterator[msgspec.Meta]:
         yield from _metas(part)
 
 
-def _assignment(name: str, setting: Setting) -> str:
-    if setting.default is None:
-        return f"# {name} ="
+def _assignment(name: str, setting: Setting) -> list[str]:
+    if setting.tables is not None:
+        inside = ", ".join(each.path for each in settings_of(setting.tables))
+        return [f"# [[{setting.path}]]", f"# one such table each, with: {inside}"]
+    if setting.default in (None, msgspec.NODEFAULT):
+        return [f"# {name} ="]
     # JSON's spelling of booleans, numbers, strings and lists is TOML's too.
-    return f"{name} = {json.dumps(setting.default)}"
+    return [f"{name} = {json.dumps(setting.default)}"]

@@ -1,35 +1,15 @@
-"""
-How long the proofs take: ``make test``, ``make battery-quick`` or ``make battery``.
-
-The environment variable ``BATTERY`` is empty, ``quick`` or ``full``. What a
-run found out is printed at its end.
-"""
+"""What a run of the proofs found out, printed at its end where a battery was asked for."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
+from sizes import BATTERY
 
 from e2e.trial import Report
 
-BATTERY = os.environ.get("BATTERY", "")
-
 _figures: list[str] = []
-
-
-class Sizes:
-    """Picks a number for the battery that runs."""
-
-    def __call__(self, test: int, quick: int, full: int) -> int:
-        """Return what to use in ``make test``, ``make battery-quick`` and ``make battery``."""
-        return {"": test, "quick": quick, "full": full}[BATTERY]
-
-
-@pytest.fixture
-def sized() -> Sizes:
-    return Sizes()
 
 
 @pytest.fixture

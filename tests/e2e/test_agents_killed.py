@@ -9,10 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 import websockets
+from sizes import Sizes
 from websockets.asyncio.client import ClientConnection
 
 from e2e.client import TOKEN
-from e2e.conftest import Sizes
 from e2e.processes import PATIENCE, TESTS, Gateway, clean_environ
 from e2e.worker import CAPABILITY
 from trunkline.errors import ErrorCode

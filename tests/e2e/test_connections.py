@@ -8,7 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from e2e.conftest import Sizes
+from sizes import Sizes
+
 from e2e.loader import Order
 from e2e.processes import announce
 from e2e.proxy import Proxy, random_fate

@@ -6,7 +6,8 @@ import random
 import shutil
 from pathlib import Path
 
-from e2e.conftest import Sizes
+from sizes import Sizes
+
 from e2e.processes import Gateway, Refused
 from e2e.records import Final
 from e2e.trial import Peer, peer, read_log, trial

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sizes import Sizes
 from websockets.exceptions import InvalidStatus
 
 from e2e.client import dial
-from e2e.conftest import Sizes
 from e2e.trial import Report, Trial, agent, peer, trial
 
 

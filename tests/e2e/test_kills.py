@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sizes import Sizes
 
-from e2e.conftest import Sizes
 from e2e.trial import Report, trial
 from trunkline.failpoints import POINTS
 

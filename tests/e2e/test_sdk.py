@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from sizes import Sizes
+
 from e2e.checker import check
 from e2e.client import TOKEN, content_sha, principal
-from e2e.conftest import Sizes
 from e2e.processes import Gateway
 from e2e.proxy import Proxy
 from e2e.records import Ack, Attach, Live, Recorder, Recv, Send, load

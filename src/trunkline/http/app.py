@@ -29,6 +29,9 @@ SECURITY_HEADERS = {
 }
 """Headers of every answer that does not set its own."""
 
+HSTS = "max-age=31536000"
+"""What a browser keeps in mind of an answer over TLS: for a year, come by TLS only."""
+
 MAX_BODY = 1024 * 1024
 """Bytes of a request body."""
 
@@ -71,7 +74,11 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
 
 
 class SecurityHeaders:
-    """Adds `SECURITY_HEADERS`, and forbids to store answers that do not say otherwise."""
+    """
+    Adds `SECURITY_HEADERS`, and forbids to store answers that do not say otherwise.
+
+    Answers over our own TLS get `HSTS` too; a proxy with TLS adds its own.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -84,7 +91,7 @@ class SecurityHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _add_headers(MutableHeaders(scope=message))
+                _add_headers(MutableHeaders(scope=message), scope)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
@@ -128,10 +135,18 @@ def _limited(receive: Receive) -> Receive:
     return receive_limited
 
 
-def _add_headers(headers: MutableHeaders) -> None:
+def _on_localhost(scope: Scope) -> bool:
+    # There the promise would bind every other program with a port of this machine.
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    return bool(host.partition(b":")[0].lower() == b"localhost")
+
+
+def _add_headers(headers: MutableHeaders, scope: Scope) -> None:
     for name, value in SECURITY_HEADERS.items():
         headers.setdefault(name, value)
     headers.setdefault("Cache-Control", "no-store")
+    if scope["scheme"] == "https" and not _on_localhost(scope):
+        headers.setdefault("Strict-Transport-Security", HSTS)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -144,5 +159,5 @@ async def _server_error(request: Request, error: Exception) -> Response:
     # Starlette answers this one outside of all middleware, then raises it
     # again, so that the server logs it.
     response = error_response(500, "the gateway failed")
-    _add_headers(response.headers)
+    _add_headers(response.headers, request.scope)
     return response

@@ -10,6 +10,7 @@ from msgspec import Meta, Raw
 from trunkline.payloads.base import (
     NULL,
     AgentType,
+    Count,
     Id,
     Name,
     Part,
@@ -48,7 +49,7 @@ class AgentRegister(Payload, kw_only=True):
     name: Name = ""
     capabilities: AgentCapabilities = msgspec.field(default_factory=AgentCapabilities)
     metadata: dict[str, Any] | None = None
-    max_concurrent: Annotated[int, Meta(ge=0)] = 0
+    max_concurrent: Count = 0
     """Requests at a time; 0 is unlimited."""
     labels: dict[str, str] | None = None
     grace_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0

@@ -15,6 +15,9 @@ NULL = msgspec.Raw(b"null")
 """What an absent JSON value is read as."""
 Name = Annotated[str, Meta(max_length=256)]
 Text = Annotated[str, Meta(max_length=4096)]
+MAX_COUNT = 2**53 - 1
+"""The largest number that every JSON implementation reads exactly."""
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Limit = Annotated[int, Meta(ge=1, le=300)]
 
 SentBy = Literal["client", "gateway", "both"]

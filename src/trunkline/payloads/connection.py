@@ -80,6 +80,10 @@ class HelloOk(Payload, kw_only=True):
     """The limits that a client should know; sizes in bytes, times in milliseconds."""
     heartbeat_interval_ms: int
     pairing: Pairing | None = None
+    role: str | None = None
+    """The role that this connection has, once it is signed in."""
+    scopes: list[str] | None = None
+    """The scopes that this connection was granted, once it is signed in."""
 
 
 class Auth(Payload, kw_only=True):
@@ -88,6 +92,8 @@ class Auth(Payload, kw_only=True):
     type = "auth"
     token: str | None = None
     password: str | None = None
+    user: str | None = None
+    """Whose password it is; absent: the owner's."""
     code: str | None = None
     """A single-use sign-in code."""
     client_id: str | None = None
@@ -108,6 +114,10 @@ class AuthSuccess(Payload, kw_only=True):
     """When the credential ends, milliseconds since the epoch."""
     token: str | None = None
     """A short-lived token, in exchange for a ``code``."""
+    session_patterns: list[str] | None = None
+    """Patterns of the sessions that the credential may know of; absent: all."""
+    agent_patterns: list[str] | None = None
+    """Patterns of the agents that the credential may know of; absent: all."""
 
 
 class AuthError(Payload, kw_only=True):

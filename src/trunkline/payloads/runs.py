@@ -8,6 +8,7 @@ from msgspec import Meta, Raw
 
 from trunkline.payloads.base import (
     NULL,
+    Count,
     Id,
     Name,
     Part,
@@ -49,7 +50,7 @@ class ChatStream(RunPayload, kw_only=True):
     sent_by = "both"
     content: str
     done: bool = False
-    index: Annotated[int, Meta(ge=0)] | None = None
+    index: Count | None = None
     """The chunk's number, from 0, without gaps; absent: the next one."""
     first: int | None = None
     """On a joined chunk: the first index that it holds."""
@@ -128,7 +129,7 @@ class ApprovalRequest(RunPayload, kw_only=True):
     args: Raw = NULL
     digest: Annotated[str, Meta(max_length=128)]
     """SHA-256 of the canonical JSON (RFC 8785) of ``{tool, args}``, in hex."""
-    expires_at: int
+    expires_at: Count
 
 
 class ApprovalResponse(SessionPayload, kw_only=True):

@@ -9,7 +9,9 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from trunkline.messages import Sender
 from trunkline.payloads.base import (
+    MAX_COUNT,
     AgentType,
+    Count,
     Durability,
     Id,
     Limit,
@@ -25,7 +27,7 @@ class Cursor(Part, kw_only=True):
     """A place in a session's log: everything up to `seq` is known."""
 
     epoch: Annotated[str, Meta(max_length=64)]
-    seq: Annotated[int, Meta(ge=0)]
+    seq: Count
 
 
 class SessionCreate(SessionPayload, kw_only=True):
@@ -141,9 +143,9 @@ class SessionHistory(SessionPayload, kw_only=True):
     """Read a page of the log without joining anew."""
 
     type = "session_history"
-    after: Annotated[int, Meta(ge=0)] | None = None
+    after: Count | None = None
     """Read forward from the message after this ``seq``."""
-    before: Annotated[int, Meta(ge=1)] | None = None
+    before: Annotated[int, Meta(ge=1, le=MAX_COUNT)] | None = None
     """Read the page that ends before this ``seq``."""
     limit: Limit = 50
 

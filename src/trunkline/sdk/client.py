@@ -71,7 +71,9 @@ class Options(TypedDict, total=False):
     token: str | None
     """A bearer token. It travels in the upgrade's header, encrypted or to this machine only."""
     password: str | None
-    """The gateway's password, where it asks for one."""
+    """The user's password; without `user` the gateway's own, where it asks for one."""
+    user: str | None
+    """Who signs in with the password."""
     role: Role | None
     """Which of the credential's roles to take; None: the first granted."""
     device_id: str | None
@@ -122,6 +124,7 @@ class GatewayClient:
             device_id=state.device_id,
             token=token,
             password=password,
+            user=options.get("user"),
             device_name=options.get("device_name"),
             role=options.get("role"),
             ssl=options.get("ssl"),

@@ -251,7 +251,8 @@ class Connection:
         me = self._sign_in
         if me.token is None and me.password is None:
             raise SignInFailed(ErrorCode.AUTH_REQUIRED, "the gateway asks for a credential")
-        return encode(create_message("auth", Auth(token=me.token, password=me.password)))
+        proof = Auth(token=me.token, password=me.password, user=me.user)
+        return encode(create_message("auth", proof))
 
     def _connect(self) -> bytes:
         me = self._sign_in

@@ -38,6 +38,7 @@ class SignIn(msgspec.Struct, frozen=True, kw_only=True):
     device_id: str
     token: str | None = None
     password: str | None = None
+    user: str | None = None
     device_name: str | None = None
     role: Role | None = None
     ssl: ssl.SSLContext | None = None

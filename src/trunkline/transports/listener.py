@@ -121,6 +121,43 @@ def make_ssl_context(cert: str, key: str) -> tls.SSLContext:
     return context
 
 
+class Certificates:
+    """
+    A certificate and its key, which can be read anew under open connections.
+
+    Args:
+        cert: Path of the certificate chain, in PEM.
+        key: Path of its private key, in PEM.
+
+    Raises:
+        OSError: A file cannot be read; `ssl.SSLError` is one too.
+    """
+
+    def __init__(self, cert: str, key: str) -> None:
+        self._cert, self._key = cert, key
+        self.context = self._current = self.read()
+        """What a listener is started with."""
+        # Files cannot be loaded into a context in use: if the second of them is wrong, the
+        # first is there already. So each handshake is handed to the newest whole context.
+        self.context.sni_callback = self._hand_over
+
+    def read(self) -> tls.SSLContext:
+        """
+        Read the files as they are now, for `use`.
+
+        Raises:
+            OSError: They cannot be read, or do not belong together.
+        """
+        return make_ssl_context(self._cert, self._key)
+
+    def use(self, context: tls.SSLContext) -> None:
+        """Show new connections another certificate; open ones keep theirs."""
+        self._current = context
+
+    def _hand_over(self, handshake: tls.SSLObject, name: str | None, _: tls.SSLContext) -> None:
+        handshake.context = self._current
+
+
 class Listener:
     """
     A port that is being listened on; made by `start`.

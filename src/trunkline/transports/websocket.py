@@ -11,16 +11,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from ssl import SSLContext
 from typing import Any
 
 import msgspec
 import structlog
 
-from trunkline.auth import Authenticator, Credential
+from trunkline.auth import RETRY_QUOTA, Authenticator, Credential
+from trunkline.authdb import AuthDatabase
 from trunkline.clients import Client, Identity, Peer, Phase
-from trunkline.config import DEFAULT_WS_CONFIG, WebSocketTransportConfig
+from trunkline.config import (
+    DEFAULT_WS_CONFIG,
+    GatewayConfig,
+    JwtConfig,
+    WebSocketTransportConfig,
+    bind_address,
+)
 from trunkline.errors import (
     CloseCode,
+    ConfigError,
     Disconnect,
     ErrorCode,
     GatewayError,
@@ -38,10 +47,10 @@ from trunkline.transport import Transport
 from trunkline.transports.connection import Connection, ConnectionOptions
 from trunkline.transports.heads import RequestHead
 from trunkline.transports.listener import (
+    Certificates,
     Listener,
     ListenerOptions,
     Refusal,
-    make_ssl_context,
 )
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -81,14 +90,27 @@ class DisconnectDetails(msgspec.Struct, frozen=True, kw_only=True):
 class _Visitor:
     """One accepted WebSocket: the listener's `Receiver`, and its heartbeat."""
 
-    __slots__ = ("_gateway", "_proof", "client", "connection", "peer", "pinged_at", "quiet_since")
+    __slots__ = (
+        "_gateway",
+        "_proof",
+        "client",
+        "connection",
+        "peer",
+        "pinged_at",
+        "quiet_since",
+        "stranger",
+    )
 
     def __init__(
         self,
         gateway: WebSocketGateway,
         peer: Peer,
         proof: Identity | Awaitable[Identity] | None,
+        *,
+        stranger: bool,
     ) -> None:
+        self.stranger = stranger
+        """Whether it takes a place among those that have not signed in."""
         self._gateway = gateway
         self._proof = proof
         self.peer = peer
@@ -171,6 +193,7 @@ class WebSocketGateway(GatewayServer):
         authenticator: Knows credentials; see `GatewayServer`.
         history: Where the sessions' logs live; absent: in memory.
         records: Where small facts live; absent: in memory.
+        authdb: Where stored credentials and users live; see `GatewayServer`.
         failpoint: See `trunkline.fanout.Pump`.
 
     Raises:
@@ -186,6 +209,7 @@ class WebSocketGateway(GatewayServer):
         authenticator: Authenticator | None = None,
         history: History | None = None,
         records: Records | None = None,
+        authdb: AuthDatabase | None = None,
         failpoint: Callable[[str], None] | None = None,
     ) -> None:
         config = config or DEFAULT_WS_CONFIG
@@ -194,33 +218,63 @@ class WebSocketGateway(GatewayServer):
             authenticator=authenticator,
             history=history,
             records=records,
+            authdb=authdb,
             failpoint=failpoint,
         )
-        required = config.auth.required
-        self._origins = OriginPolicy(
-            config.origins.allowed_origins,
-            allow_any=config.origins.dangerously_allow_any_origin,
-            strict=config.origins.strict,
-            ambient=not required,
-        )
-        self._proxies = ProxyPolicy(
-            config.proxies.trusted,
-            family=config.proxies.family,
-            use_forwarded_host=config.proxies.use_forwarded_host,
-            auth_required=required,
-        )
-        self._hosts = self._host_policy(config.port or 1)
+        self._origins, self._proxies = _policies(config)
+        self._hosts = self._host_policy(config, config.port or 1)
         limits = config.limits
         self._strangers = Budget(limits.pre_auth_connections, limits.pre_auth_per_address)
         self._soft_limit = limits.max_message_size
         self._listener: Listener | None = None
+        self._certificates: Certificates | None = None
         self._visitors: dict[str, _Visitor] = {}
         self._heart: asyncio.Task[None] | None = None
         self._proofs: set[asyncio.Task[None]] = set()
         self.on("client:auth", self._signed_in)
 
-    def _host_policy(self, port: int) -> HostPolicy:
-        return HostPolicy(self.get_bind_address(), port, self.config.origins.allowed_hosts)
+    def _jwt_verifier(self, config: JwtConfig) -> Authenticator | None:
+        if not config.enabled:
+            return None
+        from trunkline.jwts import JwtVerifier  # slow to import, and few gateways need it
+
+        return JwtVerifier(config)
+
+    @staticmethod
+    def _host_policy(config: WebSocketTransportConfig, port: int) -> HostPolicy:
+        return HostPolicy(bind_address(config), port, config.origins.allowed_hosts)
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """
+        Go by another configuration, and read the certificate anew.
+
+        Connections that are open keep their certificate and the limits of their buffers. What
+        cannot change while the gateway runs must be as it was; see `trunkline.reloads`.
+
+        Raises:
+            ConfigError: It is unsafe or contradicts itself; nothing has changed.
+        """
+        assert isinstance(config, WebSocketTransportConfig)
+        # All that can fail comes first.
+        origins, proxies = _policies(config)
+        hosts = self._host_policy(config, self.port or 1)
+        context = self._read_certificate()
+        super().reconfigure(config)
+        self._origins, self._proxies, self._hosts = origins, proxies, hosts
+        if self._certificates is not None and context is not None:
+            self._certificates.use(context)
+        limits = config.limits
+        self._strangers.reconfigure(limits.pre_auth_connections, limits.pre_auth_per_address)
+        self._soft_limit = limits.max_message_size
+        if self._listener is not None:
+            self._listener.options = self._connection_options()
+
+    def _read_certificate(self) -> SSLContext | None:
+        try:
+            return None if self._certificates is None else self._certificates.read()
+        except OSError as error:
+            tls = self.config.tls
+            raise ConfigError(f"{tls.cert} and {tls.key} do not work: {error}") from None
 
     # Life
 
@@ -234,7 +288,7 @@ class WebSocketGateway(GatewayServer):
         if self._listener is not None:
             return
         tls = self.config.tls
-        context = make_ssl_context(tls.cert, tls.key) if tls.cert and tls.key else None
+        self._certificates = Certificates(tls.cert, tls.key) if tls.cert and tls.key else None
         await super().start()
         try:
             self._listener = await Listener.start(
@@ -245,13 +299,13 @@ class WebSocketGateway(GatewayServer):
                 options=self._connection_options(),
                 listening=ListenerOptions(path=self.config.path),
                 guard=self._guard,
-                ssl=context,
+                ssl=None if self._certificates is None else self._certificates.context,
                 on_error=self._listener_failed,
             )
         except BaseException:
             await super().stop()
             raise
-        self._hosts = self._host_policy(self._listener.port)
+        self._hosts = self._host_policy(self.config, self._listener.port)
         self._heart = asyncio.get_running_loop().create_task(self._beat_forever())
 
     def _connection_options(self) -> ConnectionOptions:
@@ -337,10 +391,13 @@ class WebSocketGateway(GatewayServer):
                 proof = self._judge_bearer(bearer, peer)
             except GatewayError as error:
                 return _unauthorized(error)
+        if isinstance(proof, Identity) and not self.door.has_room(proof):
+            wait = str(round(RETRY_QUOTA))
+            return Refusal(429, "this user has too many connections", (("Retry-After", wait),))
         stranger = self.config.auth.required and not isinstance(proof, Identity)
         if stranger and not self._strangers.take(peer.key):
             return Refusal(503, "too many wait for sign-in", (("Retry-After", "5"),))
-        return _Visitor(self, peer, proof)
+        return _Visitor(self, peer, proof, stranger=stranger)
 
     def _judge_bearer(self, header: bytes, peer: Peer) -> Identity | Awaitable[Identity]:
         scheme, _, token = header.decode("latin-1").partition(" ")
@@ -355,10 +412,11 @@ class WebSocketGateway(GatewayServer):
         async def finish() -> None:
             try:
                 self.door.admit(client, await proof)
-            except (GatewayError, Disconnect) as error:
-                if isinstance(error, GatewayError):
-                    client.send(error_message(error))
+            except GatewayError as error:
+                client.send(error_message(error))
                 close_with(client, CloseCode.REVOKED, "the credential is wrong")
+            except Disconnect as error:
+                client.transport.close(error.code, error.reason)
             except Exception:
                 log.exception("authenticator failed", client=client.id)
                 close_with(client, CloseCode.INTERNAL, "the credential cannot be judged")
@@ -381,16 +439,19 @@ class WebSocketGateway(GatewayServer):
         visitor = self._visitors.get(client.id)
         if visitor is not None and visitor.connection is not None:
             visitor.connection.max_message = self.config.max_frame
+            self._known(visitor)
+
+    def _known(self, visitor: _Visitor) -> None:
+        """Free the place of a visitor that is no stranger any more."""
+        if visitor.stranger:
+            visitor.stranger = False
             self._strangers.give(visitor.peer.key)
 
     def _closed(self, visitor: _Visitor, code: int, reason: str) -> None:
+        self._known(visitor)
         client = visitor.client
-        if client is None:
+        if client is None or self._visitors.pop(client.id, None) is None:
             return
-        if self._visitors.pop(client.id, None) is None:
-            return
-        if client.phase is not Phase.READY and self.config.auth.required:
-            self._strangers.give(visitor.peer.key)
         self.on_disconnect(client, code, reason)
         details = DisconnectDetails(
             client=client,
@@ -468,6 +529,23 @@ class WebSocketGateway(GatewayServer):
             "buffered_bytes": sum(c.transport.buffered() for c in self.clients),
             "address": self.address,
         }
+
+
+def _policies(config: WebSocketTransportConfig) -> tuple[OriginPolicy, ProxyPolicy]:
+    required = config.auth.required
+    origins = OriginPolicy(
+        config.origins.allowed_origins,
+        allow_any=config.origins.dangerously_allow_any_origin,
+        strict=config.origins.strict,
+        ambient=not required,
+    )
+    proxies = ProxyPolicy(
+        config.proxies.trusted,
+        family=config.proxies.family,
+        use_forwarded_host=config.proxies.use_forwarded_host,
+        auth_required=required,
+    )
+    return origins, proxies
 
 
 def _unauthorized(error: GatewayError) -> Refusal:
