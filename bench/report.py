@@ -69,7 +69,8 @@ def reached(target: Target, figures: Figures) -> list[float]:
     ours = figures.get((target.scenario, target.metric, target.server), [])
     if target.baseline is None:
         return ours
-    theirs = figures.get((target.scenario, target.metric, target.baseline), [])
+    against = target.against or target.scenario
+    theirs = figures.get((against, target.metric, target.baseline), [])
     # Within a round, since the rounds are interleaved: what slows one slows both.
     pairs = zip(ours, theirs, strict=False)
     return [a - b if target.difference else a / b for a, b in pairs]
@@ -90,7 +91,8 @@ def _target_row(target: Target, values: list[float]) -> list[str]:
     unit = "x" if target.baseline and not target.difference else ""
     limit = f"{sign} {'+' * target.difference}{digits(target.limit)}{unit}"
     verdict = "ok" if relation(median(values), target.limit) else "missed"
-    what = [target.scenario, target.server, UNITS[target.metric], target.baseline or "-"]
+    against = target.against or target.baseline or "-"
+    what = [target.scenario, target.server, UNITS[target.metric], against]
     return [*what, limit, spread(values), verdict]
 
 

@@ -45,6 +45,8 @@ class Target:
     limit: float
     baseline: str | None = None
     """The server that `limit` multiplies; none: `limit` is in the metric's own unit."""
+    against: str | None = None
+    """The scenario that the baseline's figure is of; none: the same."""
     server: str = "trunkline"
     """Whose figure it is."""
     difference: bool = False
@@ -69,6 +71,10 @@ SCENARIOS = [
         options={"connections": 50, "depth": 1},
     ),
     Scenario(
+        "fanout-2", "fanout", "delivery of a chat to the other of 2 members", 8_000, 40_000,
+        options={"connections": 2, "publishers": 2, "depth": 32, "size": 100},
+    ),
+    Scenario(
         "fanout-10", "fanout", "delivery of a chat to one of 10 members", 4_000, 20_000,
         options={"connections": 10, **SATURATING},
     ),
@@ -83,6 +89,15 @@ SCENARIOS = [
     Scenario(
         "request", "request", "request to an agent and back, 8 askers", 8_000, 40_000,
         options={"connections": 9, "depth": 8, "size": 100},
+    ),
+    Scenario(
+        "route-1000", "request", "the same, one of 1,000 agents on one connection", 8_000, 40_000,
+        options={"connections": 9, "agents": 1000, "depth": 8, "size": 100},
+        servers=("trunkline",),
+    ),
+    Scenario(
+        "stream", "stream", "one of 100 chunks of an answer, 8 askers", 100, 1_000,
+        options={"connections": 9, "chunks": 100, "depth": 1, "size": 100},
     ),
     Scenario("connect", "connect", "TCP accept to session_info, bearer header", 500, 3_000),
     Scenario(
@@ -139,6 +154,8 @@ TARGETS = [
     Target("echo", CPU, 0.8, "node"),
     Target("echo-1", CPU, 0.8, "node"),
     Target("request", CPU, 0.8, "node"),
+    Target("route-1000", CPU, 5.0, "trunkline", against="request", difference=True),
+    Target("stream", CPU, 1.0, "trunkline", against="fanout-2"),
     Target("connect", CPU, 0.8, "node"),
     Target("idle", "rss_kb", 14.0),
     Target("latency", "p99_us", 1.0, "node"),

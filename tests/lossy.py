@@ -6,7 +6,10 @@ import asyncio
 
 
 class LossyLine:
-    """Forwards to a local port; `cut` resets what is open, `stall` stops what flows to clients."""
+    """
+    Forwards to a local port; `cut` resets what is open, `stall` stops what flows to clients,
+    `swallow` loses what they send.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -15,6 +18,7 @@ class LossyLine:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._refusing = False
+        self._swallowing = False
         self._tries = asyncio.Semaphore(0)
 
     async def __aenter__(self) -> LossyLine:
@@ -36,9 +40,14 @@ class LossyLine:
 
     def cut(self) -> None:
         """Reset every open connection; what was under way is lost."""
+        self._swallowing = False
         for writer in self._open:
             writer.transport.abort()
         self._open.clear()
+
+    def swallow(self) -> None:
+        """Lose what clients send from now on, until `cut`."""
+        self._swallowing = True
 
     def refuse(self) -> None:
         """Cut, and reset every new connection until `accept`."""
@@ -84,6 +93,8 @@ class LossyLine:
             while data := await reader.read(65536):
                 if hold:
                     await self._flowing.wait()
+                elif self._swallowing:
+                    continue
                 writer.write(data)
                 await writer.drain()
         except OSError:

@@ -7,6 +7,7 @@ from peers import details_of, error_of, person, register
 
 from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.history.memory import MemoryHistory
+from trunkline.messages import GatewayMessage, decode_message, encode
 from trunkline.records.memory import MemoryRecords
 from trunkline.server import GatewayServer
 from trunkline.testing import PeerClient
@@ -243,6 +244,12 @@ async def assigned(peer: PeerClient) -> dict:
             return info
 
 
+async def logged(peer: PeerClient) -> list[GatewayMessage]:
+    """The whole log of the lobby."""
+    page = await peer.ask("session_history", {"sessionId": "lobby"})
+    return [decode_message(encode(m)) for m in page.data()["messages"]]
+
+
 async def test_a_returning_agent_is_back_in_its_sessions_with_the_end_of_the_log(gateway):
     """Without asking: it is told so, and gets what it missed."""
     bot, ada = node(gateway), PeerClient(gateway, person("ada"))
@@ -375,6 +382,78 @@ async def test_before_its_first_output_a_run_goes_to_another_agent_that_fits(gat
     assert (end.data()["runId"], end.data()["content"]) == (run["runId"], "hello")
     assert end.sender.agent_id == "spare"
     assert gateway.sessions.get_record("lobby").assigned == ["spare"]
+
+
+async def test_the_log_says_which_agent_was_replaced_before_it_says_by_whom(gateway):
+    """Both are changes of the session, from the gateway and with a place in the log."""
+    bot, ada = await talking(gateway, 0, capability="chat")
+    spare = node(gateway)
+    await register(spare, "spare")
+
+    bot.disconnect()
+    await assigned(spare)
+    changes = [m for m in await logged(ada) if m.type == "session_info"]
+
+    assert [(m.data()["status"], m.data()["agentId"]) for m in changes] == [
+        ("assigned", "bot"), ("unassigned", "bot"), ("assigned", "spare"),
+    ]  # fmt: skip
+    assert all(m.sender.kind == "gateway" and m.seq for m in changes)
+
+
+async def test_an_agent_whose_id_is_released_is_unassigned_and_sent_out(gateway):
+    """The members see it in the log; chats are not addressed to it any more."""
+    bot, ada = node(gateway), PeerClient(gateway, person("ada"))
+    await register(bot, "bot")
+    payload = {"sessionId": "lobby", "agentId": "bot", "visibility": "private"}
+    await ada.ask("session_create", payload)
+    await assigned(bot)
+    admin = PeerClient(gateway, person("root", "control", "agent:admin"))
+
+    await admin.ask("agent_unregister", {"id": "bot"})
+    told = [m for m in await logged(ada) if m.type == "session_info"][-1]
+    ack = await ada.ask("chat", {"message": "anybody?"}, "lobby")
+    refused = await bot.ask("chat", {"message": "me"}, "lobby")
+
+    assert (told.data()["status"], told.data()["agentId"]) == ("unassigned", "bot")
+    assert told.sender.kind == "gateway"
+    assert ack.data()["runs"] == []
+    assert error_of(refused) == "SESSION_NOT_FOUND"
+    assert gateway.sessions.get_record("lobby").assigned == []
+
+
+async def test_who_takes_over_an_id_is_in_no_session_of_the_agent_before(gateway):
+    """Thirty days unused, the id is anybody's; the private session is not."""
+    bot, ada = node(gateway), PeerClient(gateway, person("ada"))
+    await register(bot, "bot")
+    payload = {"sessionId": "lobby", "agentId": "bot", "visibility": "private"}
+    await ada.ask("session_create", payload)
+    await assigned(bot)
+    bot.disconnect()
+    record = await gateway.records.get("agent", "bot")
+    value = record.value.replace(b'"used_at":', b'"used_at":0.0,"x":')
+    await gateway.records.put("agent", "bot", value, record.version)
+
+    eve = node(gateway, "eve")
+    taken = await register(eve, "BOT")
+    refused = await eve.ask("session_join", {"sessionId": "lobby"})
+
+    assert taken.type == "agent_registered"
+    assert error_of(refused) == "SESSION_NOT_FOUND"
+    assert gateway.sessions.get_record("lobby").assigned == []
+
+
+async def test_an_agent_that_only_stops_stays_assigned(gateway):
+    """It is back in the session when it registers again."""
+    bot, ada = node(gateway), PeerClient(gateway, person("ada"))
+    await register(bot, "bot")
+    await ada.ask("session_create", {"sessionId": "lobby", "agentId": "bot"})
+    await assigned(bot)
+
+    await bot.ask("agent_unregister", {"id": "bot"})
+    again = node(gateway)
+    await register(again, "bot")
+
+    assert (await assigned(again))["sessionId"] == "lobby"
 
 
 async def test_a_session_created_for_one_agent_gets_no_other(gateway):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -114,3 +115,34 @@ async def test_two_harnesses_know_nothing_of_each_other(agent):
 
     async with AgentHarness(agent) as one, AgentHarness(other) as two:
         assert (await one.call("add", a=1), await two.call("add", a=1)) == (3, "other")
+
+
+async def test_a_function_in_a_thread_sees_that_nobody_waits_any_more():
+    """It cannot be interrupted, so it looks at `ctx.cancelled`."""
+    agent = trunkline.Agent("worker")
+    begun, stopped = threading.Event(), threading.Event()
+
+    @agent.tool
+    def work(ctx) -> None:
+        begun.set()
+        while not ctx.cancelled:
+            begun.wait()
+        stopped.set()
+
+    async with AgentHarness(agent) as harness:
+        call = asyncio.create_task(harness.call("work"))
+        assert await asyncio.to_thread(begun.wait, 10)
+        call.cancel()
+
+        assert await asyncio.to_thread(stopped.wait, 10)
+
+
+async def test_an_agent_that_only_has_tools_leaves_chats_unanswered():
+    """The ack says so at once: no run stays open until it times out."""
+    agent = trunkline.Agent("worker")
+    agent.add_tool(len, name="size", input_schema={"type": "object"})
+
+    async with AgentHarness(agent) as harness:
+        ack = await harness.session.send("hi", mentions=["worker"])
+
+    assert ack.runs == []

@@ -5,6 +5,7 @@ import contextlib
 import sqlite3
 
 import pytest
+import uvloop
 from loglines import lines_of_structlog
 
 from trunkline.audit import ROWS_PER_KIND, ROWS_PER_WINDOW, WINDOW, Audit
@@ -69,6 +70,23 @@ async def written(database):
 
 def actions(audit, **filters):
     return [entry.action for entry in audit.entries(**filters)]
+
+
+def test_entries_that_come_at_once_are_kept_on_the_loop_of_the_gateway(tmp_path):
+    """Its timers are not those of asyncio."""
+    database = AuthDatabase(tmp_path / "auth.db")
+    audit = Audit(database)
+
+    async def append() -> None:
+        audit.append(AuditEntry(action="first"))
+        audit.append(AuditEntry(action="second"))
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(append())
+    audit.close()
+
+    assert actions(audit) == ["second", "first"]
+    database.close()
 
 
 def tampered(path, *statements):

@@ -304,6 +304,25 @@ class TestClients:
         assert rows[1].split()[:2] == ["demo", "online"]
         assert rows[1].endswith("clock, calculate, count_text, roll_dice")
 
+    def test_explain_a_route(self, shared):
+        """Each candidate, whether it would be asked, and why."""
+        (chosen,) = json.loads(shared("route", "explain", "--capability", "clock", "--json").stdout)
+        rows = shared(
+            "route", "explain", "--agent", "demo", "--label", "room=7"
+        ).stdout.splitlines()
+        nobody = shared("route", "explain", "--capability", "fly", "--policy", "round_robin")
+
+        assert (chosen["agentId"], chosen["chosen"]) == ("demo", True)
+        assert rows[1].split(maxsplit=2) == ["demo", "no", "its label room is not 7"]
+        assert (nobody.stdout, nobody.exit_code) == ("no agent offers this\n", 0)
+
+    @pytest.mark.parametrize(
+        "args", [[], ["--capability", "clock", "--label", "room"], ["--policy", "random"]]
+    )
+    def test_a_route_that_cannot_be_meant_is_wrong_usage(self, shared, args):
+        """No agent and no capability; a label without a value; an unknown policy."""
+        assert shared("route", "explain", *args).exit_code == 2
+
     @pytest.mark.parametrize(
         ("args", "code"),
         [

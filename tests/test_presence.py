@@ -7,7 +7,9 @@ import asyncio
 import pytest
 from peers import details_of, error_of, person
 
+from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.messages import GatewayMessage
+from trunkline.presence import AT_ONCE
 from trunkline.server import GatewayServer
 from trunkline.testing import PeerClient
 
@@ -153,3 +155,41 @@ async def test_the_snapshot_shows_ones_own_devices_and_those_one_shares_a_sessio
     assert await seen(own) == {"eves"}
     assert await seen(await member(gateway, "carl", "desk")) == {"phone", "tablet", "desk"}
     assert await seen(root) == {"phone", "tablet", "desk", "eves"}
+
+
+# How often
+
+
+async def test_presence_has_a_rate_of_its_own():
+    """Some at once, for who starts and stops typing, then one a second; nothing else waits."""
+    now = [1_000.0]
+    config = GatewayConfig(auth=AuthConfig(mode="none"))
+    async with GatewayServer(config, clock=lambda: now[0]) as gateway:
+        ada, bob = await member(gateway, "ada"), await member(gateway, "bob")
+        await news(ada)
+
+        for _ in range(AT_ONCE):
+            bob.send("presence", {"status": "typing"}, "lobby")
+        refused = await bob.ask("presence", {"status": "away"}, "lobby")
+        stored = await bob.ask("chat", {"message": "hi"}, "lobby")
+        heard = await news(ada)
+        now[0] += 1.0
+        bob.send("presence", {"status": "away"}, "lobby")
+
+        assert heard == [("bob", "typing")] * AT_ONCE
+        assert (error_of(refused), refused.data()["retryAfterMs"]) == ("RATE_LIMITED", 1_000)
+        assert stored.type == "ack"
+        assert await news(ada) == [("bob", "away")]
+
+
+async def test_comings_and_goings_do_not_count_as_presence(gateway):
+    """They are the gateway's own, however often somebody joins and leaves."""
+    ada, bob = await member(gateway, "ada"), await member(gateway, "bob")
+    for _ in range(2 * AT_ONCE):
+        await bob.ask("session_leave", {"sessionId": "lobby"})
+        await bob.ask("session_join", {"sessionId": "lobby"})
+    await news(ada)
+
+    bob.send("presence", {"status": "typing"}, "lobby")
+
+    assert await news(ada) == [("bob", "typing")]

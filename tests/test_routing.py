@@ -340,7 +340,7 @@ async def test_whatever_happens_a_request_has_exactly_one_end(acts):
             "cancel": lambda: ada.send("route_cancel", {"requestId": request}),
             "lost": bot.disconnect,
             "timeout": lambda: [
-                gateway.router._timed_out(r) for r in list(ada.client.requests.values())
+                gateway.router._timed_out(r.id) for r in list(ada.client.requests.values())
             ],
             "again": lambda: answer(bot, request_id, result=2),
         }

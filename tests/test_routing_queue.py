@@ -382,18 +382,18 @@ async def test_a_pool_knows_the_least_busy_agent_whatever_happens():
     pool = pools.find(Wanted("add"))
     for one, requests in zip(agents, (2, 1, 3), strict=True):
         one.requests = dict.fromkeys(map(str, range(requests)))
-        pools.moved(one)
+        pools.finished(one)
 
-    assert pool.least_busy() is agents[1]
-    assert pool.least_busy(("a1",)) is agents[0]
-    assert pool.least_busy(("a0", "a1")) is None
+    assert pool.choose() is agents[1]
+    assert pool.choose(None, ("a1",)) is agents[0]
+    assert pool.choose(None, ("a0", "a1")) is None
     for one in agents:
         one.requests = {}
     registry.unregister("a1")
     await registry.register(AgentRegister(id="a0"), client)
 
-    pools.moved(agents[2])
-    assert pool.least_busy() is agents[2]
+    pools.finished(agents[2])
+    assert pool.choose() is agents[2]
     assert len(pool) == 1
 
 
@@ -425,3 +425,58 @@ async def test_the_pool_that_was_not_asked_for_longest_makes_room():
         pools.find(Wanted(agent_id="bot", labels=((name, "x"),)))
 
     assert len(bot.pools) == MAX_POOLS
+
+
+async def test_a_set_that_shrinks_to_one_agent_and_grows_again_counts_right(gateway):
+    """Of a lone agent nothing is noted; what it has at work counts once there is another."""
+    ada = asker(gateway)
+    await agent(gateway, "first", "add")
+    for _ in range(3):
+        ask(ada)
+    second = await agent(gateway, "second", "add")
+
+    for _ in range(3):
+        ask(ada)
+    counts = [gateway.agents.get_agent(a).active for a in ("first", "second")]
+    await second.ask("agent_unregister", {"id": "second"})
+    ask(ada)
+
+    assert counts == [3, 3]
+    assert gateway.agents.get_agent("first").active == 4
+
+
+acts = st.lists(st.tuples(st.sampled_from(["ask", "turn", "end", "away"]), st.integers(0, 9)))
+
+
+@given(acts=acts, limits=st.lists(st.sampled_from([0, 1, 2]), min_size=1, max_size=4))
+async def test_a_pool_never_chooses_a_busier_agent_than_it_must(acts, limits):
+    """Compared with a look at every agent, in any order of asking, ending, leaving and coming."""
+    client = Client("c", MemoryTransport(), Peer())
+    registry = AgentRegistry(Clients(), Events(), MemoryRecords(), LimitsConfig())
+    pools: Pools[object] = Pools(registry)
+    can_add = AgentCapabilities(tools=["add"])
+    agents = [
+        await registry.register(
+            AgentRegister(id=f"a{n}", capabilities=can_add, max_concurrent=limit), client
+        )
+        for n, limit in enumerate(limits)
+    ]
+    for act, number in acts:
+        one = agents[number % len(agents)]
+        pool = pools.find(Wanted("add"))
+        if act in ("ask", "turn"):
+            chain = (one.id,) if number > 6 else ()
+            policy = "round_robin" if act == "turn" else None
+            free = [a for a in agents if a.has_room and a.id not in chain]
+            chosen = pool.choose(policy, chain) if pool is not None else None
+            assert (chosen is None) == (not free)
+            if chosen is not None:
+                assert chosen in free
+                assert act == "turn" or chosen.active == min(a.active for a in free)
+                pool.took_turn(chosen)
+                chosen.requests[str(len(chosen.requests))] = object()
+        elif act == "end" and one.requests:
+            one.requests.popitem()
+            pools.finished(one)
+        elif act == "away":
+            registry.update_status(one.id, "offline" if one.online else "online", client)

@@ -118,6 +118,38 @@ async def test_mentions_choose_among_the_agents_of_the_session(gateway):
     assert agents_of(await chat(ada, mentions=[])) == []
 
 
+async def mute(gateway: GatewayServer, agent_id: str) -> PeerClient:
+    """An agent in the lobby that only offers a tool."""
+    peer = PeerClient(gateway, person("bots", "node"))
+    capabilities = {"tools": ["add"], "custom": {"chat": "never"}}
+    await peer.ask("agent_register", {"id": agent_id, "capabilities": capabilities})
+    await peer.ask("session_join", {"sessionId": "lobby"})
+    return peer
+
+
+async def test_an_agent_that_does_not_chat_is_not_addressed(gateway):
+    """Not by default, not by `mentions`, not by its name: nobody would end its run."""
+    ada, _ = await lobby(gateway, "bot")
+    await mute(gateway, "adder")
+
+    always = await chat(ada)
+    mentioned = await chat(ada, mentions=["adder"])
+    await patch(gateway, activation="mention")
+    named = await chat(ada, "@adder @bot")
+
+    assert [agents_of(ack) for ack in (always, mentioned, named)] == [["bot"], [], ["bot"]]
+
+
+async def test_an_update_makes_an_agent_chat(gateway):
+    """What it can do is asked when a chat is stored."""
+    ada, _ = await lobby(gateway, "bot")
+    adder = await mute(gateway, "adder")
+
+    await register(adder, "adder")
+
+    assert agents_of(await chat(ada)) == ["adder", "bot"]
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import Raw
 
 from trunkline.messages import create_message
 from trunkline.payloads import (
@@ -25,7 +26,7 @@ from trunkline.payloads import (
     ToolStart,
     ToolUpdate,
 )
-from trunkline.sdk.answer import MAX_CHUNK, Answer
+from trunkline.sdk.answer import MAX_CHUNK, MAX_KEPT, Answer, Pieces
 from trunkline.sdk.cursor import LogCursor, Place
 from trunkline.sdk.errors import (
     ConnectionLost,
@@ -550,6 +551,23 @@ class TestRunEvents:
         assert isinstance(first, Text)
         with pytest.raises(OutcomeUnknown):
             events.take()
+
+
+class TestPieces:
+    @given(sizes=st.lists(st.integers(2, MAX_KEPT // 2), max_size=12), received=st.integers(0, 12))
+    def test_what_is_missing_is_known_or_said_to_be_unknown(self, sizes, received):
+        """Never a part of it: the asker would get a hole."""
+        pieces, sent = Pieces(), []
+        for size in sizes:
+            sent.append(create_message("route_response", Raw(b'"' + b"x" * (size - 2) + b'"')))
+            pieces.add(sent[-1])
+        received = min(received, len(sent))
+
+        missing = pieces.after(received)
+
+        assert missing == sent[received:] or missing is None
+        assert missing is not None or sum(sizes[received:]) > MAX_KEPT
+        assert pieces.size <= max(MAX_KEPT, *sizes, 0)
 
 
 class TestAnswer:

@@ -413,7 +413,7 @@ static void handle_route_response(struct client *c, const struct envelope *e) {
               "{\"type\":\"route_response\",\"id\":\"g%lu\",\"payload\":%.*s,"
               "\"timestamp\":%lu,\"replyTo\":\"%s\",\"from\":%s}",
               ++frames_so_far, SLICE(e->payload), now_ms(), r->id, c->from);
-    r->asker = NULL;
+    if (memmem(e->payload.data, e->payload.length, "\"done\":true", 11)) r->asker = NULL;
 }
 
 static void handle_text(struct client *c, const char *text, size_t length) {

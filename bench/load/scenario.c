@@ -51,6 +51,9 @@ static uint64_t goal, issued, completed;
 /* How many members have seen the message at a position of the session's log. */
 static unsigned seen_by[RING];
 
+/* Answers to the registrations of agents that have come. */
+static unsigned registered;
+
 /* Delivery times, in `latency`. */
 static uint64_t *samples, sample_count, sample_room, due_ns;
 
@@ -114,10 +117,15 @@ static void join(struct connection *c) {
     c->stage = JOINING;
 }
 
-static void register_agent(struct connection *c) {
-    send_text(c,
-              "{\"type\":\"agent_register\",\"id\":\"register\",\"payload\":{\"id\":\"a1\","
-              "\"type\":\"custom\",\"name\":\"bench\",\"capabilities\":{\"tools\":[\"bench\"]}}}");
+static void register_agents(struct connection *c) {
+    char text[256];
+    for (unsigned i = 1; i <= options.agents; i++) {
+        snprintf(text, sizeof text,
+                 "{\"type\":\"agent_register\",\"id\":\"register-%u\",\"payload\":{\"id\":\"a%u\","
+                 "\"type\":\"custom\",\"name\":\"bench\",\"capabilities\":{\"tools\":[\"bench\"]}}}",
+                 i, i);
+        send_text(c, text);
+    }
     c->stage = JOINING;
 }
 
@@ -154,7 +162,7 @@ static void after_hello(struct connection *c) {
     if (scenario->setup == BARE)
         become_ready(c);
     else if (is_agent(c))
-        register_agent(c);
+        register_agents(c);
     else if (scenario->setup == ASKERS_AND_AGENT)
         become_ready(c);
     else
@@ -170,8 +178,9 @@ static void continue_setup(struct connection *c, const char *text, size_t length
             become_ready(c);
     } else if (c->stage == CONNECTING && IS(text, length, "hello_ok")) {
         after_hello(c);
-    } else if (c->stage == JOINING && (IS(text, length, "session_info") ||
-                                       IS(text, length, "agent_registered"))) {
+    } else if (c->stage == JOINING && IS(text, length, "agent_registered")) {
+        if (++registered == options.agents) become_ready(c);
+    } else if (c->stage == JOINING && IS(text, length, "session_info")) {
         if (scenario->setup == SHARED_SESSIONS) check_joined(c, text, length);
         become_ready(c);
     } else {
@@ -220,6 +229,16 @@ static void send_request(struct connection *c) {
              "{\"type\":\"route_request\",\"id\":\"r%" PRIu64 "\",\"payload\":"
              "{\"capability\":\"bench\",\"params\":{\"text\":\"%s\"}}}",
              c->sent, filler);
+    send_text(c, text);
+}
+
+static void send_stream_request(struct connection *c) {
+    char text[256];
+    snprintf(text, sizeof text,
+             "{\"type\":\"route_request\",\"id\":\"r%" PRIu64 "\",\"payload\":"
+             "{\"capability\":\"bench\",\"stream\":true}}",
+             c->sent);
+    c->position = 0;
     send_text(c, text);
 }
 
@@ -285,16 +304,38 @@ static void handle_timed_delivery(struct connection *c, const char *text, size_t
     handle_delivery(c, text, length);
 }
 
-static void answer_request(struct connection *c, const char *text, size_t length) {
-    char answer[TEXT_ROOM + 512];
+/* The id of a request that the agent has got; `*size` is its length. */
+static const char *requested(struct connection *c, const char *text, size_t length, int *size) {
     const char *id = value_of(c, text, length, "\"requestId\":\"");
     const char *end = memchr(id, '"', (size_t)(text + length - id));
     if (!IS(text, length, "route_request") || !end) refuse(c, text, length);
+    *size = (int)(end - id);
+    return id;
+}
+
+static void answer_request(struct connection *c, const char *text, size_t length) {
+    char answer[TEXT_ROOM + 512];
+    int size;
+    const char *id = requested(c, text, length, &size);
     snprintf(answer, sizeof answer,
              "{\"type\":\"route_response\",\"id\":\"s%" PRIu64 "\",\"payload\":{\"requestId\":"
              "\"%.*s\",\"ok\":true,\"result\":{\"text\":\"%s\"},\"done\":true}}",
-             c->sent++, (int)(end - id), id, filler);
+             c->sent++, size, id, filler);
     send_text(c, answer);
+}
+
+/* A chunk is its number and the filler, so that a hole or a repeat shows at once. */
+static void stream_answer(struct connection *c, const char *text, size_t length) {
+    char answer[TEXT_ROOM + 512];
+    int size;
+    const char *id = requested(c, text, length, &size);
+    for (unsigned i = 1; i <= options.chunks; i++) {
+        snprintf(answer, sizeof answer,
+                 "{\"type\":\"route_response\",\"id\":\"s%" PRIu64 "\",\"payload\":{\"requestId\":"
+                 "\"%.*s\",\"ok\":true,\"chunk\":\"%05u%s\",\"done\":%s}}",
+                 c->sent++, size, id, i, filler, i == options.chunks ? "true" : "false");
+        send_text(c, answer);
+    }
 }
 
 static void handle_routed(struct connection *c, const char *text, size_t length) {
@@ -305,6 +346,19 @@ static void handle_routed(struct connection *c, const char *text, size_t length)
     if (!IS(text, length, "route_response")) refuse(c, text, length);
     value_of(c, text, length, "\"ok\":true");
     finish_one(c);
+}
+
+static void handle_streamed(struct connection *c, const char *text, size_t length) {
+    if (is_agent(c)) {
+        stream_answer(c, text, length);
+        return;
+    }
+    if (!IS(text, length, "route_response")) refuse(c, text, length);
+    uint64_t number = strtoull(value_of(c, text, length, "\"chunk\":\""), NULL, 10);
+    if (number != ++c->position) refuse(c, text, length);
+    bool is_last = memmem(text, length, "\"done\":true", 11);
+    if (is_last != (number == options.chunks)) refuse(c, text, length);
+    if (is_last) finish_one(c);
 }
 
 /* -- Running ----------------------------------------------------------------- */
@@ -388,8 +442,8 @@ static void measure_cpu(void) {
     struct reading from = read_now();
     scenario->run_units(options.count);
     struct reading to = read_now();
-    bool is_fanout = scenario->setup == MEMBERS;
-    print_costs(from, to, (double)options.count * (is_fanout ? options.connections - 1 : 1));
+    unsigned deliveries = scenario->setup == MEMBERS ? options.connections - 1 : options.chunks;
+    print_costs(from, to, (double)options.count * deliveries);
 }
 
 static void measure_memory(void) {
@@ -474,6 +528,7 @@ static const struct scenario scenarios[] = {
     {"fanout", MEMBERS, send_chat, handle_delivery, run_saturated, measure_cpu},
     {"publish", OWN_SESSIONS, send_chat, handle_own_ack, run_saturated, measure_cpu},
     {"request", ASKERS_AND_AGENT, send_request, handle_routed, run_saturated, measure_cpu},
+    {"stream", ASKERS_AND_AGENT, send_stream_request, handle_streamed, run_saturated, measure_cpu},
     {"latency", MEMBERS, send_chat, handle_timed_delivery, run_paced, measure_latency},
     {"resume", SHARED_SESSIONS, send_chat, handle_missed, NULL, measure_resume},
     {"connect", BARE, NULL, refuse, run_connects, measure_cpu},
@@ -492,6 +547,8 @@ void scenario_run(const struct options *given) {
     if (options.size >= TEXT_ROOM) fail("--size is at most %d", TEXT_ROOM - 1);
     if (scenario->setup == MEMBERS && (uint64_t)AHEAD * options.depth * options.publishers >= RING)
         fail("--depth times --publishers is too much");
+    if (!strcmp(options.scenario, "stream") && options.depth > 1)
+        fail("stream counts the chunks of one answer at a time: --depth must be 1");
     if (options.publishers > options.connections) fail("more publishers than connections");
     memset(filler, 'x', options.size);
     if (!scenario->send_one) options.connections = (unsigned)(options.warmup + options.count);

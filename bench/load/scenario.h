@@ -13,6 +13,8 @@ struct options {
     unsigned connections; /* that take part */
     unsigned sessions;    /* that the connections share, in turn */
     unsigned publishers;  /* members that send, in `fanout` */
+    unsigned agents;      /* on the connection that answers requests */
+    unsigned chunks;      /* of each answer, in `stream` */
     unsigned depth;       /* requests in flight per sending connection */
     unsigned size;        /* bytes of text in each chat or request */
     unsigned rate;        /* messages per second, in `latency` */

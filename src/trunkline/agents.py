@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal
 
 from trunkline.clients import Client, Clients, Phase
@@ -59,6 +59,7 @@ class RegisteredAgent:
         "generation",
         "giving_up",
         "grace",
+        "has_schemas",
         "id",
         "labels",
         "load",
@@ -98,6 +99,7 @@ class RegisteredAgent:
         self.capabilities = payload.capabilities
         self.names = capability_names(payload.capabilities)
         self.tools = compile_tools(payload.capabilities)
+        self.has_schemas = any(v is not None for v in self.tools.values())
         self.metadata = payload.metadata
         self.labels = payload.labels
         self.max_concurrent = payload.max_concurrent
@@ -199,6 +201,8 @@ class AgentRegistry:
         """Called when an agent cannot be asked any more, or is about to change."""
         self.lost: list[Callable[[RegisteredAgent], None]] = []
         """Called when an agent's work ends, for it will not come back to it."""
+        self.released: list[Callable[[str], Awaitable[None]]] = []
+        """Called with an id that is no longer its user's, before anybody else speaks for it."""
 
     def reconfigure(self, config: GatewayConfig) -> None:
         """Go by another configuration from now on."""
@@ -237,7 +241,10 @@ class AgentRegistry:
             self._index(known)
             self._announce(known)
             return known
-        generation = await self._owners.claim(payload.id, owner, lambda: self._in_use(payload.id))
+        claim = await self._owners.claim(payload.id, owner, lambda: self._in_use(payload.id))
+        generation = claim.generation
+        if claim.changed_hands:
+            await self._release(payload.id)
         previous = self._spelled(payload.id)
         if previous is not None and previous.generation > generation:
             raise Disconnect(CloseCode.REPLACED, "a newer connection registered this agent")
@@ -391,6 +398,10 @@ class AgentRegistry:
 
     # How it is kept
 
+    async def _release(self, agent_id: str) -> None:
+        for callback in self.released:
+            await callback(agent_id)
+
     def _in_use(self, agent_id: str) -> bool:
         """Whether an agent of this id, however it is spelled, is online."""
         agent = self._spelled(agent_id)
@@ -496,6 +507,7 @@ class AgentRegistry:
             lease_ms=round(LEASE * 1000),
             runs=self.open_runs(agent.id),
             requests=list(agent.requests),
+            received={id: r.answers for id, r in agent.requests.items() if r.answers} or None,
         )
 
     async def _register_new(self, payload: AgentRegister, client: Client) -> RegisteredAgent:
@@ -538,6 +550,7 @@ class AgentRegistry:
             allowed = client.allows_agent(payload.id)
             if not allowed or not await self._owners.release(payload.id):
                 raise GatewayError(ErrorCode.AGENT_NOT_FOUND, "no agent has this id")
+            await self._release(payload.id)
             self._events.emit("audit", client.did("agent.release", payload.id))
         else:
             self._own(client, payload.id)

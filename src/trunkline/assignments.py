@@ -3,6 +3,8 @@ Which agents belong to which session, wherever their connections come and go.
 
 An assigned agent is brought into its live sessions whenever it registers, and
 into a session that comes back to life. It is told so with the end of the log.
+An agent that stops or is lost stays assigned, for it may come back; it is
+unassigned when another takes its place, or when its id is no longer its user's.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from trunkline.patterns import matches
 from trunkline.payloads import RunState, SessionCreate, SessionInfo
 from trunkline.posts import GatewayPost
 from trunkline.replay import find_start
-from trunkline.session_records import SessionRecord
+from trunkline.session_records import SessionRecord, assigned_to
 from trunkline.sessions import Session, SessionManager
 
 TAIL = 50
@@ -44,6 +46,7 @@ class Assignments:
         self._agents = agents
         self._tasks: set[asyncio.Task[None]] = set()
         events.on("agent:registered", self._registered)
+        agents.released.append(self.release)
 
     # Finding
 
@@ -92,7 +95,8 @@ class Assignments:
         found = [
             agent
             for agent in fitting
-            if agent.id not in answering
+            if agent.capabilities.chat
+            and agent.id not in answering
             and matches(agent.id, record.agent_patterns)
             and _allows(agent, session.id)
         ]
@@ -120,10 +124,42 @@ class Assignments:
             kept = [a for a in record.assigned if a not in (agent.id, instead_of)]
             record.assigned = [*kept, agent.id]
 
+        replaced = instead_of if instead_of in session.record.assigned else None
         await self._sessions.change(session, edit)
+        if replaced is not None and replaced != agent.id:
+            self._send_out(session, replaced)
         await self._bring(session, agent)
         info = SessionInfo(session_id=session.id, status="assigned", agent_id=agent.id, runs=runs)
         session.feed.submit(GatewayPost(create_message("session_info", info)))
+
+    async def release(self, agent_id: str) -> None:
+        """Take an id, however it is spelled, from all sessions: it is not the same agent any more."""
+        for record in self._sessions.all_records():
+            for held in record.assigned:
+                if held.lower() == agent_id.lower():
+                    session = await self._sessions.revive(record.session_id)
+                    if session is not None:
+                        await self._unassign(session, held)
+
+    async def _unassign(self, session: Session, agent_id: str) -> None:
+        def edit(record: SessionRecord) -> None:
+            record.assigned = [a for a in record.assigned if a != agent_id]
+
+        await self._sessions.change(session, edit)
+        self._send_out(session, agent_id)
+
+    def _send_out(self, session: Session, agent_id: str) -> None:
+        """Put into the log that an agent is not the session's any more, and then take it out."""
+        agent = self._agents.get_agent(agent_id)
+        client = agent.client if agent is not None else None
+        info = SessionInfo(session_id=session.id, status="unassigned", agent_id=agent_id)
+        session.feed.submit(GatewayPost(create_message("session_info", info)))
+
+        def leave() -> None:
+            if client is not None and not assigned_to(session.record, client):
+                self._sessions.remove_client(session.id, client)
+
+        session.feed.call(leave)
 
     async def bring_in(self, session: Session) -> None:
         """Bring the agents of a session in that are online and not members."""

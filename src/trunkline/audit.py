@@ -149,6 +149,7 @@ class Audit:
         self._clock = clock
         self._queue: list[tuple[int, AuditEntry]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._flushed_at = float("-inf")
         self._trimmed_at = float("-inf")
         self._window_end = float("-inf")
@@ -220,10 +221,11 @@ class Audit:
             return
         when = loop.time() + wait
         if self._timer is not None and not self._timer.cancelled():
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
-        self._timer = loop.call_at(when, self._due)
+        # The timer is not asked when it is due: uvloop's does not know if that is now.
+        self._timer, self._timer_at = loop.call_at(when, self._due), when
 
     def _due(self) -> None:
         self._timer = None

@@ -46,6 +46,7 @@ from trunkline.cli_client import (
     complain,
     credential,
 )
+from trunkline.cli_route import route_app
 from trunkline.config import AuthMode, BindMode
 from trunkline.errors import ConfigError
 
@@ -216,6 +217,7 @@ app.command()(cli_client.send)
 app.command()(cli_client.agents)
 app.add_typer(cli_sessions.app, name="sessions")
 app.command()(cli_doctor.doctor)
+app.add_typer(route_app, name="route")
 app.add_typer(cli_audit.app, name="audit")
 app.add_typer(cli_token.app, name="token")
 app.add_typer(cli_users.app, name="users")

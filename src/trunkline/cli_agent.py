@@ -182,7 +182,9 @@ def _child_environ() -> dict[str, str]:
 
 
 async def _serve(agent: Agent, url: str, signing_in: Credential) -> None:
-    await agent.serve_until_signal(url, token=signing_in.token, password=signing_in.password)
+    await agent.serve_until_signal(
+        url, token=signing_in.token, password=signing_in.password, user=signing_in.user
+    )
 
 
 def _finish(what: str, main: Coroutine[Any, Any, None], secret: str | None = None) -> None:

@@ -52,6 +52,8 @@ class Credential(NamedTuple):
 
     token: str | None
     password: str | None
+    user: str | None
+    """Whose password it is; None: the gateway's owner's."""
 
 
 def credential(
@@ -63,7 +65,8 @@ def credential(
 
     if token is None and password is None and is_loopback(urlsplit(url).hostname or ""):
         token = local_token(os.environ, data_dir)
-    return Credential(token, password)
+    user = os.environ.get("TRUNKLINE_USER") if password is not None else None
+    return Credential(token, password, user or None)
 
 
 def complain(message: str, code: int) -> NoReturn:
@@ -113,6 +116,7 @@ async def connected(url: str, signing_in: Credential) -> AsyncIterator[GatewayCl
         url,
         token=signing_in.token,
         password=signing_in.password,
+        user=signing_in.user,
         device_name=os.environ.get("USER") or "terminal",
         open_timeout=0,
     ) as gateway:

@@ -128,9 +128,8 @@ def _target(
     if token is None and password is None and config is not None:
         token = config.auth.token if config.auth.mode == "token" else None
         password = config.auth.password if config.auth.mode == "password" else None
-    if password is None:
-        token, password = credential(url, token, password, data_dir or _folder(config))
-    return Target(url=url, token=token, password=password, origin=origin)
+    given = credential(url, token, password, data_dir or _folder(config))
+    return Target(url=url, **given._asdict(), origin=origin)
 
 
 def _folder(config: WebSocketTransportConfig | None) -> str | None:

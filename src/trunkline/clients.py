@@ -142,6 +142,7 @@ class Client(ClientState):
     Attributes:
         transport: The pipe to the peer.
         sender: The proven identity that relayed messages carry, encoded.
+        senders: The same for each of several agents, where it was asked for.
         heard_at: When it last showed life, by the gateway's clock.
         passing: Whether it is here for one request only: nobody is told that it
             comes and goes, and lists leave it out.
@@ -165,10 +166,12 @@ class Client(ClientState):
         "parse_errors",
         "passing",
         "pending",
+        "presence_full_at",
         "received_bytes",
         "received_messages",
         "requests",
         "sender",
+        "senders",
         "spent",
         "transport",
         "turn",
@@ -185,6 +188,7 @@ class Client(ClientState):
         self.passing = False
         self.identity: Identity | None = None
         self.sender = msgspec.Raw(b"null")
+        self.senders: dict[str, msgspec.Raw] | None = None
         self.agents: dict[str, Any] = {}
         self.requests: dict[str, Any] = {}
         self.nonce: str | None = None
@@ -192,6 +196,7 @@ class Client(ClientState):
         self.heard_at = 0.0
         self.warned_of: int | None = None
         self.spent = Spent()
+        self.presence_full_at = 0.0
         self.parse_errors: deque[float] | None = None
         self.received_messages = 0
         self.received_bytes = 0
@@ -234,11 +239,17 @@ class Client(ClientState):
         """Return the encoded sender of what one of this connection's agents says."""
         if len(self.agents) == 1:
             return self.sender
-        return msgspec.Raw(encode(self.stamp(agent_id)))
+        if self.senders is None:
+            self.senders = {}
+        sender = self.senders.get(agent_id)
+        if sender is None:
+            sender = self.senders[agent_id] = msgspec.Raw(encode(self.stamp(agent_id)))
+        return sender
 
     def refresh_sender(self) -> None:
         """Encode the sender anew, after anything in it has changed."""
         self.sender = msgspec.Raw(encode(self.stamp()))
+        self.senders = None
 
     def did(self, action: str, target: str = "", **detail: str) -> AuditEntry:
         """Return what the audit log says of something that this client did."""

@@ -108,6 +108,8 @@ class Greeting:
             "maxDepth": limits.max_depth,
             "publishRate": round(limits.publish_rate),
             "publishBurst": limits.publish_burst,
+            "streamRate": round(limits.stream_rate),
+            "streamBurst": limits.stream_burst,
             "sessionsPerConnection": limits.sessions_per_connection,
             "requestsPerConnection": limits.requests_per_connection,
         }

@@ -8,10 +8,11 @@ once per process and a counter: twenty times cheaper than ``uuid4``.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 
 ID_PATTERN = r"[A-Za-z0-9._:-]{1,128}"
@@ -19,6 +20,9 @@ ID_PATTERN = r"[A-Za-z0-9._:-]{1,128}"
 
 TYPE_PATTERN = r"[a-z][a-z0-9_.:]{0,63}"
 """Grammar of message types."""
+
+_BLOCK = 4096
+"""Random bytes fetched at a time."""
 
 _is_id = re.compile(ID_PATTERN).fullmatch
 _is_type = re.compile(TYPE_PATTERN).fullmatch
@@ -37,6 +41,18 @@ def valid_type(value: str) -> bool:
 def random_id(prefix: str = "") -> str:
     """Make an id that cannot be guessed: 128 random bits."""
     return prefix + secrets.token_urlsafe(16)
+
+
+def random_numbers() -> Iterator[str]:
+    """
+    Make ids that cannot be guessed, endlessly: 128 random bits each, as 32 hex digits.
+
+    The bits are fetched from the kernel for many ids at once, which is what a single id costs most.
+    """
+    while True:
+        digits = os.urandom(_BLOCK).hex()
+        for start in range(0, len(digits), 32):
+            yield digits[start : start + 32]
 
 
 def id_counter(prefix: str = "") -> Callable[[], str]:

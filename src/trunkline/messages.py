@@ -104,6 +104,13 @@ class RelayedMessage(GatewayMessage):
     """`Sender`, or the same as `msgspec.Raw`."""
 
 
+class OutgoingMessage(RelayedMessage):
+    """A frame on its way out whose payload is encoded with it, in one go."""
+
+    payload: Any = EMPTY_PAYLOAD
+    """A payload struct, or bytes of JSON as `msgspec.Raw`."""
+
+
 ControlMessage = GatewayMessage
 """A message that coordinates the gateway and its agents; the envelope is the same."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,28 +33,36 @@ class Ownership(msgspec.Struct):
     """Seconds since the epoch; 0 once the id was released."""
 
 
+class Claim(NamedTuple):
+    """What became of an id that a user has taken."""
+
+    generation: int
+    changed_hands: bool
+    """Whether it was another user's before."""
+
+
 class Owners:
     """The owners of all agent ids."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
 
-    async def claim(self, agent_id: str, owner: str, in_use: Callable[[], bool]) -> int:
+    async def claim(self, agent_id: str, owner: str, in_use: Callable[[], bool]) -> Claim:
         """
         Take an id for a user.
 
         Args:
             in_use: Tells whether the id is in use at this moment.
 
-        Returns:
-            The new generation.
-
         Raises:
             GatewayError: ``AGENT_ID_TAKEN``: the id belongs to another user.
         """
+        changed_hands = False
 
         def claimed(held: Ownership | None) -> Ownership:
+            nonlocal changed_hands
             now = time.time()
+            changed_hands = held is not None and held.owner != owner
             if held is None:
                 return Ownership(owner, 1, now)
             if held.owner != owner and (now - held.used_at < ID_RETENTION or in_use()):
@@ -62,7 +71,7 @@ class Owners:
 
         owned = await self._change(agent_id, claimed)
         assert owned is not None
-        return owned.generation
+        return Claim(owned.generation, changed_hands)
 
     async def release(self, agent_id: str) -> bool:
         """Let anybody register an id from now on; False if it was nobody's."""

@@ -1,8 +1,10 @@
 """
 Sets of agents, kept so that choosing costs the same whatever their size.
 
-A `Pool` holds the online agents that fit one kind of request, in buckets by the
-number of requests that they have at work. It is made when it is first asked
+A `Pool` holds the online agents that fit one kind of request, in levels by the
+number of requests that they have at work. An agent that is given a request stays
+on its level until its turn comes again, and has often finished by then: so an
+agent may stand too low, but never too high. A pool is made when it is first asked
 for, and kept up to date from then on, so an agent costs only for what is really
 asked of it. Requests that find every agent busy wait in the pool's `FairQueue`.
 """
@@ -102,21 +104,34 @@ class Pool(Generic[T]):
     The online agents that fit one kind of request.
 
     Attributes:
+        sole: Its only agent, if there is only one: then there is nothing to
+            choose, and nothing is noted for it.
         waiting: Requests for which no agent has room.
         served: When one of them was served last, as a number that grows.
     """
 
-    __slots__ = ("_least", "_levels", "_members", "_ranks", "_ring", "served", "waiting", "wanted")
+    __slots__ = (
+        "_least",
+        "_levels",
+        "_members",
+        "_ranks",
+        "_ring",
+        "served",
+        "sole",
+        "waiting",
+        "wanted",
+    )
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
+        self.sole: RegisteredAgent | None = None
         self.waiting: FairQueue[T] = FairQueue()
         self.served = 0
         self._members: dict[str, RegisteredAgent] = {}
         # Ordered dictionaries give their first key without a walk over deleted ones.
         self._levels: dict[int, OrderedDict[RegisteredAgent, None]] = {}
-        self._ring: OrderedDict[RegisteredAgent, None] = OrderedDict()
         self._ranks: dict[RegisteredAgent, int] = {}
+        self._ring: OrderedDict[RegisteredAgent, None] | None = None  # once it is asked for
         self._least = 0
 
     def __len__(self) -> int:
@@ -125,13 +140,23 @@ class Pool(Generic[T]):
     def add(self, agent: RegisteredAgent) -> None:
         """Take an agent in."""
         self._members[agent.id] = agent
+        if len(self._members) == 1:
+            self.sole = agent
+            return
+        if self.sole is not None:
+            self.place(self.sole)
+            self.sole = None
         self.place(agent)
 
     def remove(self, agent: RegisteredAgent) -> None:
         """Let an agent go."""
         self._members.pop(agent.id, None)
-        self._ring.pop(agent, None)
-        self._displace(agent)
+        self._move(agent, None)
+        if len(self._members) == 1:
+            (self.sole,) = self._members.values()
+            self._move(self.sole, None)
+        elif not self._members:
+            self.sole = None
 
     def agents(self) -> list[RegisteredAgent]:
         """Return all of them, those without room too."""
@@ -142,64 +167,95 @@ class Pool(Generic[T]):
         return any(agent_id not in chain for agent_id in self._members)
 
     def place(self, agent: RegisteredAgent) -> None:
-        """Note how many requests an agent has at work now."""
-        self._displace(agent)
-        rank = rank_of(agent)
-        if rank is None:
+        """Note that an agent has fewer requests at work than before, or is new."""
+        before, rank = self._ranks.get(agent), rank_of(agent)
+        if rank is not None and (before is None or rank < before):
+            self._move(agent, rank)
+
+    def _move(self, agent: RegisteredAgent, rank: int | None) -> None:
+        """Put an agent on a level; on none, and out of the ring, without a rank."""
+        before = self._ranks.pop(agent, None)
+        if before is not None:
+            level = self._levels[before]
+            del level[agent]
+            if not level:
+                del self._levels[before]
+        if rank is not None:
+            self._ranks[agent] = rank
+            self._levels.setdefault(rank, OrderedDict())[agent] = None
+            if self._ring is not None:
+                self._ring.setdefault(agent)  # another level does not change whose turn it is
+        elif self._ring is not None:
             self._ring.pop(agent, None)
-            return
-        level = self._levels.get(rank)
-        if level is None:
-            level = self._levels[rank] = OrderedDict()
-            self._least = min(self._levels)
-        level[agent] = None
-        self._ring.setdefault(agent)  # a finished request does not change whose turn it is
-        self._ranks[agent] = rank
+        self._least = min(self._levels, default=0)
 
-    def _displace(self, agent: RegisteredAgent) -> None:
-        rank = self._ranks.pop(agent, None)
-        if rank is None:
-            return
-        level = self._levels[rank]
-        del level[agent]
-        if not level:
-            del self._levels[rank]
-            self._least = min(self._levels, default=0)
+    def choose(
+        self, policy: str | None = None, chain: Container[str] = ()
+    ) -> RegisteredAgent | None:
+        """
+        Return the agent with room to ask next; None if there is none.
 
-    def least_busy(self, chain: Container[str] = ()) -> RegisteredAgent | None:
-        """Return the agent with room that has the fewest requests; equals take turns."""
-        if not self._levels:
-            return None
-        if not chain:
-            return next(iter(self._levels[self._least]))
-        for rank in sorted(self._levels):
-            for agent in self._levels[rank]:
-                if agent.id not in chain:
-                    return agent
-        return None
+        Args:
+            policy: ``round_robin``, or else the least busy one.
+            chain: Ids of agents that must not be asked.
+        """
+        sole = self.sole
+        if sole is not None:
+            return sole if sole.has_room and sole.id not in chain else None
+        return self._next_in_turn(chain) if policy == "round_robin" else self._least_busy(chain)
 
-    def next_in_turn(self, chain: Container[str] = ()) -> RegisteredAgent | None:
-        """Return the agent with room whose turn it is; those that say they are busy come last."""
+    def _least_busy(self, chain: Container[str]) -> RegisteredAgent | None:
+        """Return the one that has the fewest requests; equals take turns."""
+        passed_over: list[RegisteredAgent] = []
+        found = None
+        while self._levels and found is None:
+            agent = next(iter(self._levels[self._least]))
+            rank = rank_of(agent)
+            if rank != self._least:
+                self._move(agent, rank)
+            elif agent.id in chain:
+                self._move(agent, None)
+                passed_over.append(agent)
+            else:
+                found = agent
+        for agent in passed_over:
+            self.place(agent)
+        return found
+
+    def _next_in_turn(self, chain: Container[str]) -> RegisteredAgent | None:
+        """Return the one whose turn it is; those that say they are busy come last."""
+        if self._ring is None:
+            self._ring = OrderedDict.fromkeys(self._ranks)
         reluctant: RegisteredAgent | None = None
+        full: list[RegisteredAgent] = []
+        found = None
         for agent in self._ring:
-            if agent.id in chain:
-                continue
-            if self._least >= RELUCTANT or agent.status != "busy":
-                return agent
-            reluctant = reluctant or agent
-        return reluctant
+            if not agent.has_room:
+                full.append(agent)
+            elif agent.id not in chain:
+                if agent.status != "busy":
+                    found = agent
+                    break
+                reluctant = reluctant or agent
+        for agent in full:
+            self._move(agent, None)
+        return found or reluctant
 
     def took_turn(self, agent: RegisteredAgent) -> None:
         """Note that an agent has had its turn."""
-        if agent in self._ring:
+        if self.sole is not None:
+            return
+        self._levels[self._ranks[agent]].move_to_end(agent)
+        if self._ring is not None:
             self._ring.move_to_end(agent)
 
 
 def rank_of(agent: RegisteredAgent) -> int | None:
     """Return how late an agent's turn comes; None if it has no room."""
-    if agent.max_concurrent and agent.active >= agent.max_concurrent:
+    active = len(agent.requests)
+    if agent.max_concurrent and active >= agent.max_concurrent:
         return None
-    return agent.active + (RELUCTANT if agent.status == "busy" else 0)
+    return active + RELUCTANT if agent.status == "busy" else active
 
 
 class Pools(Generic[T]):
@@ -225,7 +281,7 @@ class Pools(Generic[T]):
             pool = self._make(wanted)
         else:
             self._pools.move_to_end(wanted)
-        return pool if len(pool) else None
+        return pool if pool.sole is not None or len(pool) else None
 
     def _make(self, wanted: Wanted) -> Pool[T]:
         pool: Pool[T] = Pool(wanted)
@@ -289,10 +345,11 @@ class Pools(Generic[T]):
             if not len(pool) and not pool.waiting:
                 self._drop(pool)
 
-    def moved(self, agent: RegisteredAgent) -> None:
-        """Note that an agent has more or fewer requests at work than before."""
+    def finished(self, agent: RegisteredAgent) -> None:
+        """Note that an agent has fewer requests at work than before; more need not be told."""
         for pool in agent.pools:
-            pool.place(agent)
+            if pool.sole is None:
+                pool.place(agent)
 
     def deserted(self) -> list[Pool[T]]:
         """Return the pools in which requests wait for agents that are all gone."""

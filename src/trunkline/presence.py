@@ -8,6 +8,7 @@ above a hundred members get only their number, in ``head``.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from itertools import islice
 
 from msgspec import Raw
@@ -16,6 +17,7 @@ from trunkline.clients import Client
 from trunkline.events import Events
 from trunkline.handlers import Handlers
 from trunkline.ids import new_id, now_ms
+from trunkline.limits import Rate
 from trunkline.messages import GatewayMessage, RelayedMessage, encode
 from trunkline.payloads import Presence, PresenceEntry
 from trunkline.sessions import MEMBERS_SHOWN, Session, SessionManager
@@ -23,12 +25,24 @@ from trunkline.sessions import MEMBERS_SHOWN, Session, SessionManager
 SNAPSHOT_SIZE = 100
 """Devices that a snapshot lists at most: the newest. Every client that says hello gets one."""
 
+PER_SECOND, AT_ONCE = 1.0, 5
+"""How often a connection may say how it is, in all its sessions together; who types does so in turns."""
+
 
 class PresenceBoard:
-    """The handler of ``presence``, and the news of who comes and goes."""
+    """
+    The handler of ``presence``, and the news of who comes and goes.
 
-    def __init__(self, sessions: SessionManager, events: Events) -> None:
+    Args:
+        clock: Seconds, from any start.
+    """
+
+    def __init__(
+        self, sessions: SessionManager, events: Events, clock: Callable[[], float]
+    ) -> None:
         self._sessions = sessions
+        self._clock = clock
+        self._rate = Rate(PER_SECOND, AT_ONCE)
         self._changes: dict[tuple[Session, Client], str] = {}
         events.on("session:join", self._joined)
         events.on("session:leave", self._left)
@@ -39,6 +53,7 @@ class PresenceBoard:
 
     def _on_presence(self, client: Client, message: GatewayMessage, payload: Presence) -> None:
         session = self._sessions.member(client, message, payload)
+        client.presence_full_at = self._rate.take(client.presence_full_at, self._clock())
         frame = _frame(session, client, payload.status, message.id, message.trace)
         session.feed.relay(frame, client)
 

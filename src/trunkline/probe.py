@@ -67,6 +67,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     token: str | None = None
     password: str | None = None
+    user: str | None = None
+    """Whose password it is; absent: the owner's."""
     origin: str | None = None
     """The origin of the web page to appear as; absent: as a program."""
 
@@ -380,6 +382,8 @@ class _Visit:
                 f"use https: --url {self._base.replace('http', 'https', 1)}",
             )
         given = {"token": target.token} if target.token else {"password": target.password}
+        if target.user is not None and not target.token:
+            given["user"] = target.user
         try:
             granted = await self._ask("auth", given)
         except _Denied as denied:

@@ -11,21 +11,29 @@ run ends with it.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
+import msgspec
 from msgspec import Raw
 
 from trunkline.agents import AgentRegistry, RegisteredAgent
 from trunkline.clients import Client, Clients
 from trunkline.config import GatewayConfig, LimitsConfig
+from trunkline.deadlines import Deadlines
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.handlers import Handlers
-from trunkline.ids import new_id, now_ms
-from trunkline.messages import GatewayMessage, RelayedMessage, create_message, encode, error_message
+from trunkline.ids import new_id, now_ms, random_numbers
+from trunkline.messages import (
+    GatewayMessage,
+    OutgoingMessage,
+    RelayedMessage,
+    create_message,
+    encode,
+    error_message,
+)
 from trunkline.patterns import ANY
 from trunkline.payloads import (
     Ack,
@@ -57,53 +65,30 @@ class OpenRun(Protocol):
     agent_id: str
 
 
-class Request:
-    """
-    One open request.
+class Request(msgspec.Struct, eq=False, kw_only=True):
+    """One open request."""
 
-    Attributes:
-        id: The gateway's own; another for each agent that is asked.
-        message_id: The asker's.
-        agent: Who was asked last; None while it waits for the first.
-        pool: Where it waits; None while an agent is at it.
-        chain: The agents that it has passed through.
-        asked_at: When it came, by the loop's clock, in seconds.
-        ends_at: The deadline by the loop's clock, in seconds.
-        answered: Whether the asker has got a piece of an answer.
-    """
-
-    __slots__ = (
-        "agent",
-        "answered",
-        "asked_at",
-        "asker",
-        "chain",
-        "ends_at",
-        "id",
-        "message_id",
-        "parent",
-        "payload",
-        "pool",
-        "timer",
-        "trace",
-        "wanted",
-    )
-
-    def __init__(self, asker: Client, message: GatewayMessage, payload: RouteRequest) -> None:
-        self.id = secrets.token_hex(16)
-        self.asker = asker
-        self.message_id = message.id
-        self.trace = message.trace
-        self.payload = payload
-        self.wanted = wanted_by(asker, payload, message.target)
-        self.agent: RegisteredAgent | None = None
-        self.pool: Pool[Request] | None = None
-        self.parent: Request | OpenRun | None = None
-        self.chain: tuple[str, ...] = ()
-        self.asked_at = asyncio.get_running_loop().time()
-        self.ends_at = self.asked_at + payload.timeout_ms / 1000
-        self.answered = False
-        self.timer: asyncio.TimerHandle | None = None
+    id: str
+    """The gateway's own; another for each agent that is asked."""
+    asker: Client
+    message_id: str
+    """The asker's."""
+    trace: str | None
+    payload: RouteRequest
+    wanted: Wanted
+    asked_at: float
+    """When it came, by the gateway's clock, in seconds."""
+    ends_at: float
+    """The deadline by the gateway's clock, in seconds."""
+    agent: RegisteredAgent | None = None
+    """Who was asked last; None while it waits for the first."""
+    pool: Pool[Request] | None = None
+    """Where it waits; None while an agent is at it."""
+    parent: Request | OpenRun | None = None
+    chain: tuple[str, ...] = ()
+    """The agents that it has passed through."""
+    answers: int = 0
+    """Pieces of an answer that the asker has got."""
 
 
 def wanted_by(asker: Client, payload: RouteRequest, target: str | None) -> Wanted:
@@ -141,7 +126,9 @@ class Router:
         sessions: SessionManager,
         clients: Clients,
         limits: LimitsConfig,
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self._agents = agents
         self._sessions = sessions
         self._clients = clients
@@ -158,19 +145,25 @@ class Router:
         self.strays = 0
         """Answers that nobody was asked for."""
         self._pools: Pools[Request] = Pools(agents)
+        self._new_id = random_numbers().__next__
+        self._deadlines = Deadlines(self._open.__contains__, self._timed_out, clock)
         agents.arrived.append(self._agent_arrived)
         agents.lost.append(self._agent_lost)
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def reconfigure(self, config: GatewayConfig) -> None:
-        """Go by another configuration from now on."""
-        self._limits = config.limits
-
     def open_requests(self) -> list[Request]:
         """Return the open requests, the oldest first."""
         return list(self._open.values())
+
+    def now(self) -> float:
+        """Return the time by the clock of the requests' deadlines, in seconds."""
+        return self._clock()
+
+    def reconfigure(self, config: GatewayConfig) -> None:
+        """Go by another configuration from now on."""
+        self._limits = config.limits
 
     def install(self, handlers: Handlers) -> None:
         """Add the handlers."""
@@ -191,15 +184,24 @@ class Router:
             raise undelivered(
                 ErrorCode.OVERLOADED, "this connection has too many open requests", retry_after=1.0
             )
-        request = Request(client, message, payload)
+        now = self._clock()
+        request = Request(
+            id=self._new_id(),
+            asker=client,
+            message_id=message.id,
+            trace=message.trace,
+            payload=payload,
+            wanted=wanted_by(client, payload, message.target),
+            asked_at=now,
+            ends_at=now + payload.timeout_ms / 1000,
+        )
         if payload.parent_id is not None:
             self._adopt(request, message.session_id, payload.parent_id)
         self._place(request)
         self._open[request.id] = client.requests[message.id] = request
         if request.parent is not None:
             self._children.setdefault(request.parent, {})[request] = None
-        loop = asyncio.get_running_loop()
-        request.timer = loop.call_at(request.ends_at, self._timed_out, request)
+        self._deadlines.add(request.ends_at, request.id)
 
     def _adopt(self, request: Request, session_id: str | None, parent_id: str) -> None:
         """Put a request under the one, or the run, that its asker is serving."""
@@ -230,10 +232,10 @@ class Router:
 
     def _place(self, request: Request) -> None:
         """Give a request to an agent, or let it wait for one; raises if none could ever do it."""
-        pool = self._pools.find(request.wanted)
-        if pool is None or not pool.reaches(request.chain):
+        pool, chain = self._pools.find(request.wanted), request.chain
+        if pool is None or (chain and not pool.reaches(chain)):
             raise undelivered(ErrorCode.AGENT_NOT_FOUND, "no online agent fits")
-        agent = self._choose(pool, request.payload, request.chain)
+        agent = pool.choose(request.payload.policy, chain)
         if agent is not None:
             pool.took_turn(agent)
             self._deliver(request, agent)
@@ -245,24 +247,17 @@ class Router:
         request.pool = pool
         pool.waiting.add(request.asker, request)
 
-    @staticmethod
-    def _choose(
-        pool: Pool[Request], payload: RouteRequest, chain: tuple[str, ...]
-    ) -> RegisteredAgent | None:
-        if payload.policy == "round_robin":
-            return pool.next_in_turn(chain)
-        return pool.least_busy(chain)
-
     def _deliver(self, request: Request, agent: RegisteredAgent) -> None:
         """Send a request to an agent; raises if its tool does not take these arguments."""
         client = agent.client
         assert client is not None, "only online agents are in a pool"
-        _check_arguments(request.payload, agent)
+        if agent.has_schemas:
+            _check_arguments(request.payload, agent)
         request.agent = agent
         agent.requests[request.id] = request
-        self._pools.moved(agent)
-        client.measures.waits.observe(asyncio.get_running_loop().time() - request.asked_at)
-        client.write(_delivery(request))
+        now = self._clock()
+        client.measures.waits.observe(now - request.asked_at)
+        client.write(_delivery(request, now))
 
     def _agent_arrived(self, agent: RegisteredAgent) -> None:
         # Behind the answer to its registration, which is sent in this turn of the loop.
@@ -307,10 +302,10 @@ class Router:
             agent_id=agent.id,
         )
         frame = encode(
-            RelayedMessage(
+            OutgoingMessage(
                 type="route_response",
                 id=message.id,
-                payload=Raw(encode(answer)),
+                payload=answer,
                 timestamp=now_ms(),
                 reply_to=request.message_id,
                 source=agent.id,
@@ -318,7 +313,7 @@ class Router:
                 trace=message.trace,
             )
         )
-        request.answered = True
+        request.answers += 1
         request.asker.write(frame)
         if payload.done:
             self._close(request, "ok" if payload.ok else "failed")
@@ -329,12 +324,11 @@ class Router:
         """Take a request off the books; only the caller that finds it open may end it."""
         del self._open[request.id]
         request.asker.requests.pop(request.message_id, None)
-        if request.timer is not None:
-            request.timer.cancel()
         self.ends[how] += 1
-        if request.parent is not None:
-            self._children.get(request.parent, {}).pop(request, None)
-        self._cancel_children(request)
+        if self._children:
+            if request.parent is not None:
+                self._children.get(request.parent, {}).pop(request, None)
+            self._cancel_children(request)
         self._withdraw(request)
 
     def _withdraw(self, request: Request) -> None:
@@ -345,8 +339,9 @@ class Router:
             pool.waiting.remove(request.asker, request)
             self._pools.emptied(pool)
         elif agent is not None and agent.requests.pop(request.id, None) is not None:
-            self._pools.moved(agent)
-            self._serve(agent)
+            self._pools.finished(agent)
+            if agent.max_concurrent:  # without a limit it had room before, too
+                self._serve(agent)
 
     def _fail(self, request: Request, code: ErrorCode, sentence: str) -> None:
         details = {"delivered": request.agent is not None}
@@ -362,10 +357,10 @@ class Router:
             payload = RouteCancel(request_id=request.id)
             agent.client.send(create_message("route_cancel", payload))
 
-    def _timed_out(self, request: Request) -> None:
-        if request.id in self._open:
-            self._tell_agent(request)
-            self._fail(request, ErrorCode.TIMEOUT, "no answer came in time")
+    def _timed_out(self, request_id: str) -> None:
+        request = self._open[request_id]
+        self._tell_agent(request)
+        self._fail(request, ErrorCode.TIMEOUT, "no answer came in time")
 
     def _on_cancel(self, client: Client, message: GatewayMessage, payload: RouteCancel) -> None:
         request = client.requests.get(payload.request_id)
@@ -386,7 +381,7 @@ class Router:
 
     def _agent_lost(self, agent: RegisteredAgent) -> None:
         for request in list(agent.requests.values()):
-            if request.payload.idempotent and not request.answered:
+            if request.payload.idempotent and not request.answers:
                 self._ask_again(request)
             else:
                 self._fail(request, ErrorCode.AGENT_LOST, "the agent is gone")
@@ -402,8 +397,9 @@ class Router:
         assert lost is not None
         self._cancel_children(request)
         del self._open[request.id], lost.requests[request.id]
-        request.id = secrets.token_hex(16)
+        request.id = self._new_id()
         self._open[request.id] = request
+        self._deadlines.add(request.ends_at, request.id)
         try:
             self._place(request)
         except GatewayError:
@@ -422,7 +418,7 @@ class Router:
     ) -> RouteExplained:
         wanted = wanted_by(client, payload, message.target)
         pool = self._pools.find(wanted)
-        chosen = self._choose(pool, payload, ()) if pool is not None else None
+        chosen = pool.choose(payload.policy) if pool is not None else None
         found = [
             RouteCandidate(
                 agent_id=agent.id, chosen=agent is chosen, reason=_reason(agent, wanted, chosen)
@@ -512,26 +508,26 @@ def _reason(agent: RegisteredAgent, wanted: Wanted, chosen: RegisteredAgent | No
     return f"another is asked before it: {at_work}"
 
 
-def _delivery(request: Request) -> bytes:
+def _delivery(request: Request, now: float) -> bytes:
     """Encode a request as its agent gets it."""
     payload, agent = request.payload, request.agent
     assert agent is not None
-    left = request.ends_at - asyncio.get_running_loop().time()
+    timestamp = now_ms()
     delivery = RouteDelivery(
         request_id=request.id,
         capability=payload.capability,
         method=payload.method,
         params=payload.params,
         stream=payload.stream,
-        deadline=now_ms() + round(left * 1000),
+        deadline=timestamp + round((request.ends_at - now) * 1000),
         chain=list(request.chain),
     )
     return encode(
-        RelayedMessage(
+        OutgoingMessage(
             type="route_request",
             id=new_id(),
-            payload=Raw(encode(delivery)),
-            timestamp=now_ms(),
+            payload=delivery,
+            timestamp=timestamp,
             source=request.asker.id,
             target=agent.id,
             trace=request.trace,

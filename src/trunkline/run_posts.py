@@ -137,12 +137,17 @@ class _Addressed(msgspec.Struct):
 
 
 def addressees(session: Session, client: Client, chat: Chat, depth: int) -> list[str]:
-    """Return the agents of a session that a chat addresses, in the order of their ids."""
+    """
+    Return the agents of a session that a chat addresses, in the order of their ids.
+
+    Only those with the capability ``chat``: a run of any other would stay open
+    until it times out, even where the chat mentions it by name.
+    """
     present = {
         agent_id
         for member in session.agent_clients
-        for agent_id in member.agents
-        if client.allows_agent(agent_id)
+        for agent_id, agent in member.agents.items()
+        if agent.capabilities.chat and client.allows_agent(agent_id)
     }
     if depth > MAX_DEPTH or session.record.metadata.get("sendPolicy") == "off":
         return []

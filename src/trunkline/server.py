@@ -159,10 +159,10 @@ class GatewayServer:
         self.agents.lost.append(self.runs.agent_lost)
         self.agents.open_runs = self.runs.open_of
         self.approvals = Approvals(self.sessions, self.runs)
-        self.router = Router(self.agents, self.sessions, clients, config.limits)
+        self.router = Router(self.agents, self.sessions, clients, config.limits, self._clock)
         self.router.find_run = self.runs.of_agent
         self.runs.ended.append(self.router.run_ended)
-        self.presence = PresenceBoard(self.sessions, events)
+        self.presence = PresenceBoard(self.sessions, events, self._clock)
         self._session_handlers = SessionHandlers(self.sessions, self.assignments, config)
         self.greeting = Greeting(
             config,

@@ -44,6 +44,7 @@ CLIENT_VARIABLES = {
     "TRUNKLINE_URL": "Where the client commands find the gateway.",
     "TRUNKLINE_TOKEN": "What the client commands sign in with.",
     "TRUNKLINE_PASSWORD": "What the client commands sign in with where the gateway asks for a password.",
+    "TRUNKLINE_USER": "Whose password that is; without it the owner's.",
     "TRUNKLINE_CONFIG": "The TOML file that `serve` and `demo` read.",
     "TRUNKLINE_FAILPOINT": "For tests: where `serve` ends itself, see `trunkline.failpoints`.",
 }

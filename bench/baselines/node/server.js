@@ -142,7 +142,7 @@ const handlers = {
   route_response(client, message) {
     const request = requests.get(message.payload.requestId);
     if (!request) return;
-    requests.delete(message.payload.requestId);
+    if (message.payload.done) requests.delete(message.payload.requestId);
     send(request.asker, {
       type: "route_response",
       id: `g${++framesSoFar}`,

@@ -311,7 +311,7 @@ export interface Chat {
    */
   stream?: boolean | null;
   /**
-   * The agents that are to answer; absent: as the session's `activation` says.
+   * The agents that are to answer; absent: as the session's `activation` says. An agent without the capability `chat` is passed over, named or not.
    */
   mentions?: string[] | null;
 }
@@ -947,7 +947,16 @@ export interface AgentRegistered {
   generation: number;
   leaseMs: number;
   runs: ResumedRun[];
+  /**
+   * Open requests of this agent, by the gateway's ids.
+   */
   requests: string[];
+  /**
+   * How many `route_response` of these requests have arrived, where any have: the next is due.
+   */
+  received?: {
+    [k: string]: number;
+  } | null;
 }
 /**
  * A run that an agent takes over again.

@@ -325,7 +325,8 @@ async def _explain(call: Call) -> Any:
 
 async def _open_requests(call: Call) -> RequestListing:
     call.caller.require("requests")
-    now = asyncio.get_running_loop().time()
+    router = call.caller.gateway.router
+    now = router.now()
     return RequestListing(
         requests=[
             OpenRequest(
@@ -339,6 +340,6 @@ async def _open_requests(call: Call) -> RequestListing:
                 age=round(now - request.asked_at, 3),
                 timeout_ms=round((request.ends_at - request.asked_at) * 1000),
             )
-            for request in call.caller.gateway.router.open_requests()
+            for request in router.open_requests()
         ]
     )

@@ -78,6 +78,9 @@ class AgentRegistered(Payload, kw_only=True):
     lease_ms: int
     runs: list[ResumedRun]
     requests: list[str]
+    """Open requests of this agent, by the gateway's ids."""
+    received: dict[str, int] | None = None
+    """How many ``route_response`` of these requests have arrived, where any have: the next is due."""
 
 
 class AgentHeartbeat(Payload, kw_only=True):

@@ -29,7 +29,11 @@ class Chat(SessionPayload, kw_only=True):
     stream: bool | None = None
     """Whether the answer should come in chunks."""
     mentions: list[Id] | None = None
-    """The agents that are to answer; absent: as the session's ``activation`` says."""
+    """
+    The agents that are to answer; absent: as the session's ``activation`` says.
+
+    An agent without the capability ``chat`` is passed over, named or not.
+    """
 
 
 class RunPayload(SessionPayload, kw_only=True):

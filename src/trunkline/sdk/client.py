@@ -31,6 +31,9 @@ from trunkline.payloads import (
     Cursor,
     HelloOk,
     RouteAnswer,
+    RouteCandidate,
+    RouteExplain,
+    RouteExplained,
     RouteRequest,
     SessionCreate,
     SessionEntry,
@@ -343,6 +346,28 @@ class GatewayClient:
         """Return the agents that fit all that is given."""
         ask = AgentList(capability=capability, agent_type=type, status=status)
         return read(await self.wire.call("agent_list", ask), AgentListing).agents
+
+    async def explain(
+        self,
+        *,
+        capability: str | None = None,
+        agent_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        policy: Literal["least_busy", "round_robin"] = "least_busy",
+    ) -> list[RouteCandidate]:
+        """
+        Return whom such a request would reach and why, the chosen one first; needs `control`.
+
+        Raises:
+            RequestFailed: Neither a capability nor an agent is named, or the role is another.
+        """
+        ask = RouteExplain(
+            capability=capability,
+            agent_id=agent_id,
+            labels=None if labels is None else dict(labels),
+            policy=policy,
+        )
+        return read(await self.wire.call("route_explain", ask), RouteExplained).candidates
 
     async def sync_state(self) -> StateSnapshot:
         """Return the sessions, agents and presence that one may see."""

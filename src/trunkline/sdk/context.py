@@ -24,7 +24,7 @@ from trunkline.payloads import (
     ToolStart,
     ToolUpdate,
 )
-from trunkline.sdk.answer import Answer
+from trunkline.sdk.answer import Answer, Pieces
 from trunkline.sdk.approval import Decision, ask_approval
 from trunkline.sdk.client import GatewayClient
 from trunkline.sdk.errors import RequestFailed, ToolError
@@ -137,6 +137,8 @@ class ToolContext(Context):
     def __init__(self, gateway: GatewayClient, work_id: str, call: ToolCall | None = None) -> None:
         super().__init__(gateway, work_id)
         self.session = None if call is None else call.run.session
+        self.pieces = Pieces()
+        """What a request was answered with so far; for the agent."""
         self._call = call
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Raw
 
 from trunkline.errors import ErrorCode
-from trunkline.messages import GatewayMessage, create_message, encode
+from trunkline.messages import create_message, encode
 from trunkline.payloads import (
     AgentHeartbeat,
     AgentRegistered,
@@ -27,6 +27,7 @@ from trunkline.payloads import (
     SessionInfo,
     read,
 )
+from trunkline.sdk.answer import Pieces
 from trunkline.sdk.client import GatewayClient
 from trunkline.sdk.connection import State
 from trunkline.sdk.context import Context, RunContext, ToolContext, failure_text
@@ -53,7 +54,7 @@ BEATS_PER_LEASE = 3
 """Heartbeats in the time after which the gateway would give the agent up."""
 
 KEPT_ENDS, KEPT_BYTES = 100, 4 * 1024 * 1024
-"""How many ends of requests are kept, and their bytes; a lost connection has swallowed fewer."""
+"""How many ended answers are kept, and their bytes; a lost connection has swallowed fewer."""
 
 MAX_REASON = 4_096
 """Characters of what others are told about a failure."""
@@ -80,7 +81,7 @@ class Serving:
         # A run's id is unique only within its session.
         self._runs: dict[tuple[str, str], RunContext] = {}
         self._requests: dict[str, ToolContext] = {}
-        self._ends: OrderedDict[str, GatewayMessage] = OrderedDict()
+        self._ended: OrderedDict[str, Pieces] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(agent.max_concurrent) if agent.max_concurrent else None
         self._registered = asyncio.Event()
@@ -196,11 +197,33 @@ class Serving:
             if request_id not in registered.requests:
                 request.cancel()
         self._registered.set()
-        # Written to a connection that was lost already, these never arrived.
         for request_id in registered.requests:
-            if request_id in self._ends:
-                self._wire.post(self._ends[request_id])
+            self._answer_again(request_id, (registered.received or {}).get(request_id, 0))
         self.announce()
+
+    def _answer_again(self, request_id: str, received: int) -> None:
+        """Send what was written to a connection that was lost already, and never arrived."""
+        request = self._requests.get(request_id)
+        pieces = request.pieces if request is not None else self._ended.get(request_id)
+        if pieces is None:
+            return
+        missing = pieces.after(received)
+        if missing is None:
+            self._give_up(request_id)
+        else:
+            for message in missing:
+                self._wire.post(message)
+
+    def _give_up(self, request_id: str, wait: float = 0.0) -> None:
+        """End a request, after `wait` seconds, whose answer has a hole: none is better than a wrong one."""
+        request = self._requests.get(request_id)
+        if request is not None:
+            request.cancel()
+        reason = _reason(ErrorCode.AGENT_LOST, "a piece of the answer was lost on the way")
+        end = create_message(
+            "route_response", RouteResponse(request_id=request_id, ok=False, error=reason)
+        )
+        asyncio.get_running_loop().call_later(wait, self._wire.post, end)
 
     def announce(self) -> None:
         """Tell the gateway what has changed since the agent told it last; without a connection, the next."""
@@ -346,11 +369,21 @@ class Serving:
                 await asyncio.sleep(refused.retry_after or 1.0)
 
     def _on_error(self, message: Message) -> None:
-        """A chunk was refused: too many at a time, or one before it was."""
+        """A piece of an answer was refused: too many at a time, or one before it was."""
         prefix, _, index = (message.reply_to or "").rpartition(".")
+        if prefix in self._requests or prefix in self._ended:
+            self._piece_refused(prefix, int(index), refusal(message))
         for run in self._runs.values():
             if run.chunk_prefix == prefix:
                 run.chunk_refused(int(index), refusal(message))
+
+    def _piece_refused(self, request_id: str, number: int, error: RequestFailed) -> None:
+        """Send a refused end again, after the time that is asked for; behind a chunk more has followed."""
+        pieces, wait = self._ended.get(request_id), error.retry_after or 0.0
+        if pieces is not None and number == pieces.count - 1 and error.retryable:
+            asyncio.get_running_loop().call_later(wait, self._wire.post, pieces.last())
+        else:
+            self._give_up(request_id, wait)
 
     def _on_run_cancel(self, message: Message) -> None:
         run = self._runs.get((message.session_id or "", read(message, RunCancel).run_id))
@@ -378,19 +411,18 @@ class Serving:
             request.cancel()
 
     async def _serve(self, delivery: RouteDelivery, context: ToolContext) -> None:
-        request_id = delivery.request_id
         try:
             tool = self._find_tool(delivery)
             async with self._slot():
                 await self._call(tool, delivery, context)
         except ToolError as error:
-            await self._respond(request_id, ok=False, error=_reason(error.code, error.message))
+            await self._respond(context, ok=False, error=_reason(error.code, error.message))
         except ConnectionLost:
-            log.info("request %s ended with the connection", request_id)
+            log.info("request %s ended with the connection", context.work_id)
         except Exception as error:
-            log.exception("agent %s failed to serve %s", self._agent.id, request_id)
+            log.exception("agent %s failed to serve %s", self._agent.id, context.work_id)
             reason = _reason(ErrorCode.HANDLER_ERROR, failure_text(error))
-            await self._respond(request_id, ok=False, error=reason)
+            await self._respond(context, ok=False, error=reason)
 
     def _find_tool(self, delivery: RouteDelivery) -> AnyTool:
         if self.stopping:
@@ -405,29 +437,35 @@ class Serving:
         arguments = tool.check(delivery.params)
         if not (delivery.stream and tool.streams):
             result = await tool.call(arguments, context)
-            await self._respond(delivery.request_id, result=Raw(encode(result)))
+            await self._respond(context, result=Raw(encode(result)))
             return
         async for piece in tool.stream(arguments, context):
-            await self._respond(delivery.request_id, chunk=Raw(encode(piece)), done=False)
-        await self._respond(delivery.request_id)
+            await self._respond(context, chunk=Raw(encode(piece)), done=False)
+        await self._respond(context)
 
-    async def _respond(self, request_id: str, **fields: Any) -> None:
-        """Answer on whatever connection the agent has by then."""
+    async def _respond(self, context: ToolContext, **fields: Any) -> None:
+        """Answer on whatever connection the agent has by then, no faster than the gateway takes it."""
+        loop = asyncio.get_running_loop()
         await self._online()
+        while wait := self._wire.stream_pace.take(loop.time()):
+            await asyncio.sleep(wait)
+            await self._online()
+        request_id, pieces = context.work_id, context.pieces
         response = RouteResponse(request_id=request_id, **fields)
-        message = create_message("route_response", response)
-        if response.done:
-            self._keep_end(request_id, message)
+        message = create_message("route_response", response, id=f"{request_id}.{pieces.count}")
         self._wire.post(message)
+        pieces.add(message)
+        if response.done:
+            self._keep(request_id, pieces)
         await self._wire.connection.drain()
 
-    def _keep_end(self, request_id: str, message: GatewayMessage) -> None:
-        """Keep a request's end for a while, in case it does not arrive."""
-        self._ends[request_id] = message
-        kept = sum(len(end.payload) for end in self._ends.values())
-        while len(self._ends) > 1 and (len(self._ends) > KEPT_ENDS or kept > KEPT_BYTES):
-            _, oldest = self._ends.popitem(last=False)
-            kept -= len(oldest.payload)
+    def _keep(self, request_id: str, pieces: Pieces) -> None:
+        """Keep an answer that has ended for a while, in case it does not arrive."""
+        self._ended[request_id] = pieces
+        kept = sum(pieces.size for pieces in self._ended.values())
+        while len(self._ended) > 1 and (len(self._ended) > KEPT_ENDS or kept > KEPT_BYTES):
+            _, oldest = self._ended.popitem(last=False)
+            kept -= oldest.size
 
 
 def _is_past(session: Session, message: Message, run_id: str) -> bool:

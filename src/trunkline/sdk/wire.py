@@ -112,6 +112,8 @@ class Wire:
         self._streams: dict[str, Mailbox[Message]] = {}
         self._room = asyncio.Semaphore(MAX_UNACKED)
         self._pace = Pace()
+        self.stream_pace = Pace()
+        """How fast chunks may go out."""
         self._slow: dict[str, str | None] = {}
         """Sessions in which the gateway wants less at a time: what is on its way; None in a pause."""
         self._settled = asyncio.Event()  # connected, or over
@@ -190,6 +192,8 @@ class Wire:
         limits = self.connection.limits
         rate, burst = limits.get("publishRate", math.inf), limits.get("publishBurst", 1)
         self._pace = Pace(rate, burst * BURST_SHARE)
+        rate, burst = limits.get("streamRate", math.inf), limits.get("streamBurst", 1)
+        self.stream_pace = Pace(rate, burst * BURST_SHARE)
         if self.before_resume is None:
             self.resume()
         else:
