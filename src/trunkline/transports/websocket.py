@@ -39,6 +39,7 @@ from trunkline.handlers import close_with
 from trunkline.history import History
 from trunkline.http.api import SAFE_METHODS, Api
 from trunkline.http.app import create_app
+from trunkline.http.console import console_routes
 from trunkline.limits import Budget
 from trunkline.messages import error_message
 from trunkline.origins import HostPolicy, OriginPolicy, Refused, check_request
@@ -301,7 +302,9 @@ class WebSocketGateway(GatewayServer):
                 self.get_bind_address(),
                 self.config.port,
                 on_head=self._on_head,
-                http_app=create_app(ready=lambda: self.ready, routes=self.api.routes()),
+                http_app=create_app(
+                    ready=lambda: self.ready, routes=[*console_routes(), *self.api.routes()]
+                ),
                 options=self._connection_options(),
                 listening=ListenerOptions(path=self.config.path),
                 guard=self._guard,
