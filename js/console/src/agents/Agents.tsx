@@ -1,5 +1,6 @@
 /** The agents view: who is online, what they can do, calling a tool by hand, and who would be asked. */
 import { useEffect, useState } from "preact/hooks";
+import { plural } from "../lib/format";
 import { agents } from "../lib/gateway";
 import { go, href, route } from "../lib/router";
 import { type AgentEntry, toolsOf } from "../lib/types";
@@ -123,7 +124,7 @@ function AgentList({
                   <span class="title clip">{agent.name || agent.id}</span>
                   <br />
                   <span class="sub">
-                    {agent.id} · {toolsOf(agent).length} tools
+                    {agent.id} · {plural(toolsOf(agent).length, "tool")}
                   </span>
                 </span>
                 <Status agent={agent} bare />
@@ -177,7 +178,7 @@ function AgentPage({ agent }: { agent: AgentEntry }) {
       <div class="page-body">
         <dl class="facts">
           <Fact name="Type">{agent.type}</Fact>
-          <Fact name="Load">{agent.load == null ? "not told" : agent.load.toFixed(2)}</Fact>
+          <Fact name="Load">{agent.load == null ? "–" : agent.load.toFixed(2)}</Fact>
           <Fact name="Generation">{agent.generation}</Fact>
           <Fact name="Can">
             <span class="row wrap tags">

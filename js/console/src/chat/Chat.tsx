@@ -1,6 +1,7 @@
 /** The chat view: sessions on the left, one conversation beside them. */
 import { computed, signal } from "@preact/signals";
 import { useEffect, useMemo, useState } from "preact/hooks";
+import { plural } from "../lib/format";
 import { client, sessions } from "../lib/gateway";
 import { enter, rooms } from "../lib/room";
 import { go, href, route } from "../lib/router";
@@ -162,7 +163,7 @@ function Sessions({ current }: { current: string | null }) {
                     <span class="title clip">{label(session)}</span>
                     <br />
                     <span class="sub">
-                      {session.memberCount} here · {head} messages
+                      {session.memberCount} here · {plural(head, "message")}
                     </span>
                   </span>
                   {fresh > 0 && (

@@ -117,9 +117,7 @@ export function Composer({ room }: { room: Room }) {
           id="composer"
           rows={1}
           placeholder={
-            link.value === "open"
-              ? "Write a message, @ to ask an agent"
-              : "Sent when the connection is back"
+            link.value === "open" ? "Message, @ for an agent" : "Sent when the connection is back"
           }
           aria-label="Message"
           aria-autocomplete="list"

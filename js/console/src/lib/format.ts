@@ -42,6 +42,9 @@ export function count(n: number): string {
   return new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(n);
 }
 
+/** A number with its noun: "1 tool", "2 tools". */
+export const plural = (n: number, noun: string) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+
 /** A stable hue for a name, in degrees. */
 export function hue(name: string): number {
   let hash = 2166136261;

@@ -13,6 +13,8 @@ export interface Line {
 
 const HEIGHT = 120;
 
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium", hourCycle: "h23" });
+
 /** Redraws all charts when the system goes from light to dark. */
 const scheme = signal(0);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
@@ -109,7 +111,8 @@ function options(
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: {
-      x: { time: true },
+      // What is watched for a short while only is not drawn as if it were long.
+      x: { time: true, range: (_, min, max) => [Math.min(min, max - 60), max] },
       y: { range: (_, __, max) => [0, Math.max(1, max * 1.15)] },
     },
     series: [
@@ -125,7 +128,13 @@ function options(
       })),
     ],
     axes: [
-      { ...axis, size: 24, space: 80, grid: { show: false } },
+      {
+        ...axis,
+        size: 24,
+        space: 90,
+        grid: { show: false },
+        values: (_, splits) => splits.map((at) => clock.format(at * 1000)),
+      },
       {
         ...axis,
         size: 46,

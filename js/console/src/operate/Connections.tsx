@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { api } from "../lib/api";
-import { ago, bytes, fullTime } from "../lib/format";
+import { ago, bytes, fullTime, plural } from "../lib/format";
 import { me } from "../lib/gateway";
 import type { Json } from "../lib/types";
 import { act, type Column, Confirm, Ids, PanelHead, Refusal, Table, useResource } from "./parts";
@@ -60,7 +60,11 @@ export function Connections() {
   return (
     <>
       <PanelHead
-        title={data ? `${data.clients.length}${data.more ? "+" : ""} connections` : "Connections"}
+        title={
+          data
+            ? `${plural(data.clients.length, "connection")}${data.more ? " and more" : ""}`
+            : "Connections"
+        }
         note="The oldest first. A kicked client does not come back by itself."
       />
       <Table

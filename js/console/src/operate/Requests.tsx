@@ -1,4 +1,4 @@
-import { duration } from "../lib/format";
+import { duration, plural } from "../lib/format";
 import type { Json } from "../lib/types";
 import { type Column, PanelHead, Refusal, Table, useResource } from "./parts";
 
@@ -33,7 +33,7 @@ export function Requests() {
   return (
     <>
       <PanelHead
-        title={data ? `${data.requests.length} open requests` : "Open requests"}
+        title={data ? plural(data.requests.length, "open request") : "Open requests"}
         note="Those that wait for an agent, and those that one works on."
       />
       <Table

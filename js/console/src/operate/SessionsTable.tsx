@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { api } from "../lib/api";
-import { ago, count, fullTime } from "../lib/format";
+import { ago, count, fullTime, plural } from "../lib/format";
 import { client, explain, refresh, sessions } from "../lib/gateway";
 import { enter } from "../lib/room";
 import { href } from "../lib/router";
@@ -50,7 +50,7 @@ export function SessionsTable() {
   ];
   return (
     <>
-      <PanelHead title={rows ? `${rows.length} sessions` : "Sessions"} />
+      <PanelHead title={rows ? plural(rows.length, "session") : "Sessions"} />
       <Table
         label="Sessions"
         columns={columns}

@@ -1,6 +1,6 @@
 import { useState } from "preact/hooks";
 import { api } from "../lib/api";
-import { ago, fullTime } from "../lib/format";
+import { ago, fullTime, plural } from "../lib/format";
 import type { Json } from "../lib/types";
 import { Icon } from "../ui/Icon";
 import { copy, Dialog } from "../ui/parts";
@@ -98,7 +98,7 @@ export function Tokens() {
   return (
     <>
       <PanelHead
-        title={data ? `${data.tokens.length} tokens` : "Tokens"}
+        title={data ? plural(data.tokens.length, "token") : "Tokens"}
         note="Only their names are kept here; a secret is shown once, when it is made."
       >
         <button type="button" class="btn primary" onClick={() => setCreating(true)}>
