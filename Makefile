@@ -6,6 +6,7 @@ CODE := src tests bench examples tools
 
 .PHONY: run test setup check docs bench battery-quick battery lock clean
 .PHONY: js-client-test js-client-check js-client-messages
+.PHONY: console console-test console-check browser
 
 $(STAMP): requirements/dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -13,14 +14,14 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-setup: $(STAMP)
+setup: $(STAMP) console
 
 run: setup
 	$(BIN)/trunkline demo
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest tests -n auto --dist loadfile
-	@$(MAKE) --no-print-directory js-client-test
+	@$(MAKE) --no-print-directory js-client-test console-test
 
 # The proofs of tests/e2e and tests/fuzz at their full length; battery-quick takes at most half an hour.
 battery-quick: setup
@@ -37,7 +38,7 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/python tools/docs.py --check
 	$(BIN)/python tools/audit.py
-	@$(MAKE) --no-print-directory js-client-check
+	@$(MAKE) --no-print-directory js-client-check console-check
 
 docs: setup
 	$(BIN)/python tools/docs.py
@@ -50,7 +51,7 @@ lock: setup
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml -o requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) build dist js/client/node_modules js/client/dist
+	rm -rf $(VENV) build dist js/client/node_modules js/client/dist $(CONSOLE)/node_modules $(CONSOLE_BUILD)
 
 # --- The JavaScript client (js/client): only where Node 20 or newer is ---
 
@@ -77,3 +78,42 @@ js-client-test js-client-check js-client-messages:
 endif
 
 # --- end of the JavaScript client ---
+
+# --- The web console (js/console): built into the package, where Node 20 or newer is ---
+
+CONSOLE := js/console
+CONSOLE_BUILD := src/trunkline/http/console
+CONSOLE_STAMP := $(CONSOLE)/node_modules/.stamp
+CONSOLE_SOURCES := $(shell find $(CONSOLE)/src $(CONSOLE)/index.html $(CONSOLE)/vite.config.ts $(JS_CLIENT)/src -type f 2>/dev/null)
+
+ifeq ($(JS_CLIENT_NODE),true)
+console: $(CONSOLE_BUILD)/index.html
+
+$(CONSOLE_STAMP): $(CONSOLE)/package-lock.json
+	cd $(CONSOLE) && npm ci --no-audit --no-fund
+	touch $@
+
+$(CONSOLE_BUILD)/index.html: $(CONSOLE_STAMP) $(CONSOLE_SOURCES)
+	cd $(CONSOLE) && npm run --silent build -- --logLevel warn
+	touch $@
+
+console-test: console
+	cd $(CONSOLE) && npm run --silent test
+
+console-check: $(CONSOLE_STAMP)
+	cd $(CONSOLE) && npm run --silent check
+else
+console console-test console-check:
+	@echo "The web console is left out: there is no Node 20 or newer here. The gateway runs without it."
+endif
+
+# The tests in tests/browser need a browser; without one they are skipped.
+browser:
+	@command -v chromium >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get install -y --no-install-recommends chromium || { apt-get update && apt-get install -y --no-install-recommends chromium; }; \
+		fi; \
+		command -v chromium >/dev/null || echo "The browser tests are left out: install Chromium as the command chromium (on Debian: apt-get install chromium)."; \
+	}
+
+# --- end of the web console ---

@@ -203,7 +203,7 @@ function readOne(
   }
   const text = String(entered ?? "");
   if (control.kind === "text") {
-    return text === "" && !(entry.required && !control.min) ? {} : { value: text };
+    return text === "" ? {} : { value: text };
   }
   if (text.trim() === "") return {};
   switch (control.kind) {

@@ -35,9 +35,12 @@ export function Avatar({
   }
   const name = who?.userId ?? "?";
   return (
-    <span class={`avatar${size}`} style={{ "--hue": String(hue(name)) }} aria-hidden="true">
-      {initials(name)}
-    </span>
+    <span
+      class={`avatar${size}`}
+      style={{ "--hue": String(hue(name)) }}
+      data-initials={initials(name)}
+      aria-hidden="true"
+    />
   );
 }
 
