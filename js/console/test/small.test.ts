@@ -50,7 +50,7 @@ describe("A mention", () => {
 
 describe("Rates", () => {
   it("are differences by time, and never below zero", () => {
-    expect(rateOf([0, 2, 4, 6], [0, 10, 10, 4])).toEqual([0, 5, 0, 0]);
+    expect(rateOf([0, 2, 4, 6], [0, 10, 10, 4])).toEqual([null, 5, 0, 0]);
   });
 });
 

@@ -58,7 +58,7 @@ export function Audit() {
           />
           <input
             class="input mono"
-            placeholder="Action"
+            placeholder="Action, auth.*"
             aria-label="Only this action"
             value={action}
             onInput={(event) => setAction(event.currentTarget.value)}

@@ -7,7 +7,7 @@ import { theme } from "../lib/theme";
 
 export interface Line {
   label: string;
-  values: number[];
+  values: (number | null)[];
   color: string;
 }
 

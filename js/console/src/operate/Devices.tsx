@@ -15,7 +15,7 @@ export function Devices() {
   const [approving, setApproving] = useState<Json | null>(null);
   const [removing, setRemoving] = useState<Json | null>(null);
   if (error && !data) return <Refusal error={error} />;
-  const act2 = async (method: "POST" | "DELETE", path: string, done: string, body?: Json) => {
+  const call = async (method: "POST" | "DELETE", path: string, done: string, body?: Json) => {
     const good = await act(() => api(method, path, body), done);
     await reload();
     return good;
@@ -31,6 +31,10 @@ export function Devices() {
       ),
     },
     { name: "User", cell: (row) => <span class="break">{row.userId}</span> },
+    {
+      name: "Key",
+      cell: (row) => <span class="mono small break">{row.fingerprint ?? "–"}</span>,
+    },
     { name: "Roles", cell: (row) => <Ids ids={row.roles ?? []} /> },
     { name: "Scopes", cell: (row) => <Ids ids={row.scopes ?? []} /> },
     {
@@ -45,9 +49,21 @@ export function Devices() {
       name: "actions",
       class: "right",
       cell: (row) => (
-        <button type="button" class="btn small danger" onClick={() => setRemoving(row)}>
-          Remove
-        </button>
+        <span class="row end">
+          <button
+            type="button"
+            class="btn small"
+            title="End its token; it gets another when it proves its key again"
+            onClick={() =>
+              call("POST", `/devices/${encodeURIComponent(idOf(row))}/rotate`, "Rotated")
+            }
+          >
+            Rotate
+          </button>
+          <button type="button" class="btn small danger" onClick={() => setRemoving(row)}>
+            Remove
+          </button>
+        </span>
       ),
     },
   ];
@@ -68,6 +84,11 @@ export function Devices() {
                 <span class="mono">{idOf(row)}</span> from {row.address}, asks for{" "}
                 {row.role ?? "any role"}, {ago(row.createdAt)}
               </p>
+              {row.fingerprint && (
+                <p class="mono small break" title="Compare it with what the device shows">
+                  {row.fingerprint}
+                </p>
+              )}
               {row.replaces && (
                 <p class="small break warn-text">
                   Another key is paired under this name; approving replaces it.
@@ -78,7 +99,7 @@ export function Devices() {
               type="button"
               class="btn small"
               onClick={() =>
-                act2(
+                call(
                   "POST",
                   `/devices/${encodeURIComponent(row.requestId ?? idOf(row))}/reject`,
                   "Rejected",
@@ -107,7 +128,7 @@ export function Devices() {
           row={approving}
           onClose={() => setApproving(null)}
           onApprove={(rights) =>
-            act2(
+            call(
               "POST",
               `/devices/${encodeURIComponent(approving.requestId ?? idOf(approving))}/approve`,
               "Approved",
@@ -122,7 +143,7 @@ export function Devices() {
           action="Remove"
           onClose={() => setRemoving(null)}
           onConfirm={() =>
-            act2("DELETE", `/devices/${encodeURIComponent(idOf(removing))}`, "Removed")
+            call("DELETE", `/devices/${encodeURIComponent(idOf(removing))}`, "Removed")
           }
         >
           <p>Its key and its token end at once, and so do its connections.</p>
@@ -167,8 +188,10 @@ function Approve({
       }
     >
       <p class="muted">
-        From {row.address}. Approve only what you or somebody you know has just started.
+        From {row.address}. Approve only what you or somebody you know has just started, and whose
+        key is the one that it shows.
       </p>
+      {row.fingerprint && <pre class="code">{row.fingerprint}</pre>}
       <Rights value={rights} onChange={setRights} />
     </Dialog>
   );

@@ -80,13 +80,13 @@ function Tiles({ stats }: { stats: Json }) {
 function Charts({ Chart }: { Chart: ChartComponent | ComponentType<Json> }) {
   const times = samples.value.map(({ at }) => at);
   const Drawn = Chart as ChartComponent;
-  const line = (label: string, values: number[], color = 0) => ({
+  const line = (label: string, values: (number | null)[], color = 0) => ({
     label,
     values,
     color: COLORS[color % COLORS.length] as string,
   });
-  const outcomes = names((stats) => stats.requests).slice(0, 4);
-  const codes = names((stats) => stats.errors).slice(0, 4);
+  const outcomes = names((stats) => stats.requests).slice(0, 3);
+  const codes = names((stats) => stats.errors).slice(0, 3);
   return (
     <div class="charts">
       <Drawn

@@ -54,19 +54,19 @@ export function total(value: Json): number {
 export const level = (of: (stats: Json) => Json): number[] =>
   samples.value.map(({ stats }) => total(of(stats)));
 
-/** How fast a count grew up to each sample, per second. */
-export function rate(of: (stats: Json) => Json): number[] {
+/** How fast a count grew up to each sample, per second; null at the first. */
+export function rate(of: (stats: Json) => Json): (number | null)[] {
   return rateOf(
     samples.value.map(({ at }) => at),
     level(of),
   );
 }
 
-export function rateOf(times: number[], counts: number[]): number[] {
+export function rateOf(times: number[], counts: number[]): (number | null)[] {
   return counts.map((count, index) => {
     const before = counts[index - 1];
     const seconds = (times[index] ?? 0) - (times[index - 1] ?? 0);
-    return before === undefined || seconds <= 0 ? 0 : Math.max(0, count - before) / seconds;
+    return before === undefined || seconds <= 0 ? null : Math.max(0, count - before) / seconds;
   });
 }
 
