@@ -4,6 +4,17 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 const day = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
+const short = new Intl.DateTimeFormat(undefined, {
+  month: "short",
+  day: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
+
+/** Day and time, without the year. */
+export const shortTime = (ms: number) => (ms ? short.format(ms) : "");
+
 export const timeOf = (ms: number) => (ms ? clock.format(ms) : "");
 export const fullTime = (ms: number) => (ms ? full.format(ms) : "");
 export const sameDay = (a: number, b: number) =>

@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { fullTime, timeOf } from "../lib/format";
+import { fullTime, shortTime } from "../lib/format";
 import type { Json } from "../lib/types";
 import { type Column, PanelHead, Refusal, Table, useResource } from "./parts";
 
@@ -9,7 +9,7 @@ const COLUMNS: Column<Json>[] = [
     class: "num",
     cell: (row) => (
       <time dateTime={new Date(row.at).toISOString()} title={fullTime(row.at)}>
-        {new Date(row.at).toLocaleDateString()} {timeOf(row.at)}
+        {shortTime(row.at)}
       </time>
     ),
   },
