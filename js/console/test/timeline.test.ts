@@ -199,6 +199,16 @@ describe("Tool calls and approvals", () => {
     expect(run(timeline)?.steps[0]?.offset).toBe(4);
   });
 
+  it("that are at work stand below the text so far, for who joins late", () => {
+    const timeline = new Timeline();
+    timeline.apply(chat(1, "q", ["demo"]));
+    timeline.apply(start);
+    timeline.apply(chunk("1.demo", 2, "four", 0));
+    timeline.apply(chunk("1.demo", 3, "more"));
+
+    expect(run(timeline)).toMatchObject({ text: "fourmore", steps: [{ offset: 4 }] });
+  });
+
   it("are decided by the first answer", () => {
     const timeline = new Timeline();
     timeline.apply(chat(1, "q", ["demo"]));

@@ -91,6 +91,9 @@ const NOTICES = new Set(["patched", "invited", "removed", "assigned", "unassigne
 
 export const isOpen = (run: RunItem) => run.state === "waiting" || run.state === "running";
 
+const isWaiting = (step: Step) =>
+  step.kind === "tool" ? step.call.state === "running" : step.approval.decision === null;
+
 export class Timeline {
   /** The lowest and highest `seq` seen; 0 where there is none. */
   first = 0;
@@ -227,11 +230,17 @@ export class Timeline {
     if (!run || (!isOpen(run) && run.state !== "lost")) return;
     const piece = text(content);
     const from = typeof first === "number" ? first : index;
-    if (typeof index !== "number" || from === run.next) {
+    if (typeof index !== "number" || (from === run.next && from === index)) {
       const next = (typeof index === "number" ? index : run.next) + 1;
       this.put({ ...run, text: run.text + piece, next, state: "running" });
+    } else if (from === run.next && from > 0) {
+      this.put({ ...run, text: run.text + piece, next: index + 1, state: "running" });
     } else if (from === 0 && index >= run.next - 1) {
-      this.put({ ...run, text: piece, next: index + 1, state: "running" });
+      // The text so far, after a join. What is still at work began after it.
+      const steps = run.steps.map((step) =>
+        isWaiting(step) ? { ...step, offset: piece.length } : step,
+      );
+      this.put({ ...run, text: piece, next: index + 1, state: "running", steps });
     }
   }
 
