@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
+import httpx
+import pytest
 import trunkline
 from browser.conftest import TOKEN, Watched, run_async
 
@@ -282,3 +284,81 @@ class TestPhone:
         expect(page.locator(".msg").filter(has_text="from a phone").first).to_be_visible()
         page.get_by_role("link", name="All sessions").click()
         expect(page.get_by_role("heading", name="Sessions")).to_be_visible()
+
+
+@pytest.fixture
+def http_api(gateway: Gateway) -> None:
+    """Leave a test out where the gateway has no HTTP API."""
+    if httpx.get(f"{gateway.url}/openapi.json").status_code == 404:
+        pytest.skip("this gateway has no HTTP API")
+
+
+@pytest.mark.usefixtures("http_api")
+class TestOperating:
+    def test_the_gateway_is_seen_at_a_glance(self, watched: Watched) -> None:
+        """Numbers and charts of what goes on, which move by themselves."""
+        page = watched.sign_in("/#/operate/overview")
+
+        expect(page.locator(".tile").filter(has_text="Agents online")).to_contain_text("3")
+        expect(page.locator(".chart canvas")).to_have_count(6)
+        expect(page.locator(".breakdown").first).to_be_visible()
+
+    def test_a_token_is_made_shown_once_and_revoked(self, watched: Watched) -> None:
+        """Its secret signs in until it is revoked, which ends the connection at once."""
+        page = watched.sign_in("/#/operate/tokens")
+        page.get_by_role("button", name="New token").click()
+        page.get_by_label("Name", exact=True).fill("for a test")
+        page.get_by_label("User", exact=True).fill("carol")
+        page.get_by_role("button", name="Make token").click()
+        secret = page.get_by_label("The secret").input_value()
+        page.get_by_role("button", name="I have stored it").click()
+        row = page.get_by_role("row", name=re.compile("for a test"))
+        expect(row).to_contain_text("good")
+        assert secret not in page.content()
+
+        row.get_by_role("button", name="Revoke").click()
+        page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+
+        expect(row).to_contain_text("revoked")
+
+    def test_a_connection_is_kicked(self, open_page: Callable[..., Watched]) -> None:
+        """Whom the operator kicks is told so, and is not signed in any more."""
+        operator, other = open_page(), open_page()
+        kicked = other.sign_in("/#/chat/lobby")
+        expect(kicked.get_by_label("Message", exact=True)).to_be_visible()
+        page = operator.sign_in("/#/operate/connections")
+        row = page.get_by_role("row").filter(has_text="console").filter(has_not_text="you").last
+        row.get_by_role("button", name="Kick").click()
+        page.get_by_role("dialog").get_by_role("button", name="Kick").click()
+
+        expect(kicked.get_by_role("alert")).to_contain_text("closed the connection")
+
+    def test_what_happened_is_in_the_audit_log(self, watched: Watched) -> None:
+        """The newest first, by user and action."""
+        page = watched.sign_in("/#/operate/audit")
+        page.get_by_label("Only this action").fill("auth.*")
+
+        expect(page.get_by_role("row").nth(1)).to_contain_text("auth.ok")
+        expect(page.get_by_role("row").nth(1)).to_contain_text("owner")
+
+    def test_a_sign_in_link_signs_in_once(self, open_page: Callable[..., Watched]) -> None:
+        """Its code is worth one sign-in, with all that the one who made it may do."""
+        first = open_page()
+        page = first.sign_in()
+        code = page.evaluate(
+            """token => fetch("/api/v1/codes", {
+                method: "POST", headers: {authorization: `Bearer ${token}`},
+            }).then((answer) => answer.json()).then((answer) => answer.code)""",
+            TOKEN,
+        )
+        link = f"{first.gateway.url}/#code={code}"
+        second, third = open_page().page, open_page().page
+        second.goto(link)
+        expect(second.get_by_role("heading", name="Sessions")).to_be_visible()
+        second.evaluate("location.hash = '#/operate/connections'")
+        expect(second.get_by_role("row", name=re.compile("you"))).to_be_visible()
+        assert code not in second.url
+
+        third.goto(link)
+
+        expect(third.get_by_role("alert")).to_contain_text("was used before")

@@ -189,7 +189,10 @@ VIEWS = [
     "operate/overview",
     "operate/connections",
     "operate/sessions",
+    "operate/requests",
+    "operate/devices",
     "operate/tokens",
+    "operate/audit",
 ]
 
 
