@@ -6,12 +6,12 @@ import asyncio
 import re
 from collections.abc import Callable
 
-from playwright.sync_api import Page, expect
-
 import httpx
 import pytest
+from playwright.sync_api import Page, expect
+
 import trunkline
-from browser.conftest import TOKEN, Watched, run_async
+from browser.conftest import TOKEN, Gateway, Watched, run_async
 
 
 def say(page: Page, text: str) -> None:
@@ -220,6 +220,7 @@ class TestKeyboard:
         page.keyboard.press("a")
         expect(page.get_by_role("heading", name="Agents")).to_be_visible()
         page.keyboard.press("Control+k")
+        expect(page.get_by_role("dialog", name="Go to")).to_be_visible()
         page.keyboard.type("lobby")
         page.keyboard.press("Enter")
         expect(page.get_by_role("region", name="Conversation lobby")).to_be_visible()

@@ -1,5 +1,5 @@
 /** The list of shortcuts, and the palette to go anywhere by typing. */
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { agents, sessions } from "./lib/gateway";
 import { go } from "./lib/router";
 import { toggleTheme } from "./lib/theme";
@@ -101,7 +101,7 @@ export function Palette() {
   const [query, setQuery] = useState("");
   const [at, setAt] = useState(0);
   const ref = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     ref.current?.showModal();
   }, []);
   const words = query.toLowerCase().split(/\s+/).filter(Boolean);
@@ -132,10 +132,7 @@ export function Palette() {
       ref={ref}
       class="palette"
       aria-label="Go to"
-      onCancel={(event) => {
-        event.preventDefault();
-        close();
-      }}
+      onClose={close}
       onMouseDown={(event) => event.target === ref.current && close()}
     >
       <input

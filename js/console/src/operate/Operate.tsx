@@ -66,7 +66,7 @@ export function Operate() {
             </a>
             <h2 class="grow">{section?.label}</h2>
           </header>
-          <div class="page-body">
+          <div class="page-body" tabIndex={0}>
             {me.value && me.value.role !== "control" ? (
               <Empty icon="lock" title="For operators">
                 <p>

@@ -1,7 +1,7 @@
 /** Small parts that several views use. */
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { hue, initials } from "../lib/format";
 import type { Sender } from "../lib/types";
 import { Icon, type IconName } from "./Icon";
@@ -80,10 +80,9 @@ export function Dialog({
 }) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
-  useEffect(() => {
+  useLayoutEffect(() => {
     const dialog = ref.current;
     if (dialog && !dialog.open) dialog.showModal();
-    return () => dialog?.close();
   }, []);
   const body = (
     <>
@@ -96,10 +95,7 @@ export function Dialog({
       ref={ref}
       class={wide ? "wide" : ""}
       aria-labelledby={id}
-      onCancel={(event) => {
-        event.preventDefault();
-        onClose();
-      }}
+      onClose={onClose}
       onMouseDown={(event) => event.target === ref.current && onClose()}
     >
       <div class="dialog-head">
