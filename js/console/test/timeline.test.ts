@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { type ChatItem, type RunItem, Timeline } from "../src/lib/timeline";
+import { blocksOf, type ChatItem, type RunItem, Timeline } from "../src/lib/timeline";
 import type { Envelope, Sender } from "../src/lib/types";
 
 const ada: Sender = { clientId: "c1", userId: "ada", kind: "user" };
@@ -242,4 +242,21 @@ it("costs little for each message of a long session", () => {
 
   expect(timeline.items).toHaveLength(5000);
   expect([timeline.first, timeline.head]).toEqual([1, 5000]);
+});
+
+describe("Blocks", () => {
+  it("stay what they are when others come before and after", () => {
+    const timeline = new Timeline();
+    for (let seq = 100; seq <= 160; seq++) timeline.apply(chat(seq));
+    const before = blocksOf(timeline.items).find((block) => block.id === 3);
+    for (let seq = 40; seq < 100; seq++) timeline.apply(chat(seq));
+    for (let seq = 161; seq < 200; seq++) timeline.apply(chat(seq));
+    timeline.sending("mine", "hello", ada, 1);
+    const blocks = blocksOf(timeline.items);
+
+    expect(blocks.find((block) => block.id === 3)).toEqual(before);
+    expect(blocks.map((block) => block.id)).toEqual([1, 2, 3, 4]);
+    expect(blocks.at(-1)?.items.at(-1)?.key).toBe("mine");
+    expect(blocks.flatMap((block) => block.items)).toEqual(timeline.items);
+  });
 });

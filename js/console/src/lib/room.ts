@@ -8,7 +8,7 @@ import type { Envelope, Json, Sender } from "./types";
 type ClientSession = Awaited<ReturnType<Client["join"]>>;
 
 const TAIL = 60;
-const PAGE = 60;
+const PAGE = 100;
 const TYPING_SHOWN = 5000;
 const TYPING_TOLD = 3000;
 

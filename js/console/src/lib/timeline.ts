@@ -468,3 +468,21 @@ export function text(value: unknown): string {
   if (typeof value === "string") return value;
   return value === undefined ? "" : JSON.stringify(value);
 }
+
+/** How many numbers of the log stand together in a block. */
+const BLOCK = 40;
+
+/**
+ * Items in blocks by their places in the log, so that a block stays what it is when others come
+ * before or after it. What has no place yet is in the last one.
+ */
+export function blocksOf(items: readonly Item[]): { id: number; items: Item[] }[] {
+  const blocks: { id: number; items: Item[] }[] = [];
+  for (const item of items) {
+    const last = blocks.at(-1);
+    const id = item.order >= TAIL ? (last?.id ?? 0) : Math.floor(item.order / BLOCK);
+    if (last?.id === id) last.items.push(item);
+    else blocks.push({ id, items: [item] });
+  }
+  return blocks;
+}
