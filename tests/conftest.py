@@ -23,8 +23,9 @@ def own_logs() -> Iterator[None]:
     # Its own way to show a traceback takes a second on a busy machine.
     plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[*processors, plain])
-    configured = structlog.get_config()["processors"]
+    configured, level = structlog.get_config()["processors"], logging.root.level
     yield
+    logging.root.setLevel(level)
     if structlog.get_config()["processors"] is not configured:
         logging.basicConfig(force=True)
     structlog.reset_defaults()
