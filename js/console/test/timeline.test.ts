@@ -203,8 +203,8 @@ describe("Tool calls and approvals", () => {
     const timeline = new Timeline();
     timeline.apply(chat(1, "q", ["demo"]));
     timeline.apply(start);
-    timeline.apply(chunk("1.demo", 2, "four", 0));
-    timeline.apply(chunk("1.demo", 3, "more"));
+    timeline.apply(chunk("1.demo", 0, "four", 0));
+    timeline.apply(chunk("1.demo", 1, "more"));
 
     expect(run(timeline)).toMatchObject({ text: "fourmore", steps: [{ offset: 4 }] });
   });

@@ -230,7 +230,7 @@ export class Timeline {
     if (!run || (!isOpen(run) && run.state !== "lost")) return;
     const piece = text(content);
     const from = typeof first === "number" ? first : index;
-    if (typeof index !== "number" || (from === run.next && from === index)) {
+    if (typeof index !== "number" || (typeof first !== "number" && index === run.next)) {
       const next = (typeof index === "number" ? index : run.next) + 1;
       this.put({ ...run, text: run.text + piece, next, state: "running" });
     } else if (from === run.next && from > 0) {
