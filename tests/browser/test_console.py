@@ -320,7 +320,9 @@ class TestOperating:
         """Numbers and charts of what goes on, which move by themselves."""
         page = watched.sign_in("/#/operate/overview")
 
-        expect(page.locator(".tile").filter(has_text="Agents online")).to_contain_text("3")
+        expect(page.locator(".tile").filter(has_text="Agents online")).to_contain_text(
+            re.compile("[23]")
+        )
         expect(page.locator(".chart canvas")).to_have_count(6)
         expect(page.locator(".breakdown").first).to_be_visible()
 
