@@ -94,10 +94,10 @@ class Change(NamedTuple):
         """Return what the audit log says of it."""
         stored = self.credential
         return AuditEntry(
-            action=f"{stored.kind}.{self.action}",
+            action=f"token.{self.action}",
             actor=self.by,
             target=stored.id,
-            detail={"name": stored.name, "user": stored.user_id},
+            detail={"kind": stored.kind, "name": stored.name, "user": stored.user_id},
         )
 
 
