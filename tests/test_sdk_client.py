@@ -27,6 +27,16 @@ def config(**fields):
     )
 
 
+def limited(**limits):
+    """A gateway that takes messages only so fast."""
+    return WebSocketTransportConfig(
+        port=0,
+        auth=AuthConfig(token=TOKEN),
+        origins=OriginConfig(allowed_hosts=("127.0.0.1:*",)),
+        limits=LimitsConfig(**limits),
+    )
+
+
 @pytest.fixture
 async def gateway():
     async with WebSocketGateway(config()) as gateway:
@@ -507,13 +517,8 @@ class TestLosses:
     async def test_too_much_at_a_time_goes_out_slower(self):
         """What the gateway refuses for being too fast is stored later, in order, and raises nothing."""
         texts = [str(n) for n in range(30)]
-        slow = WebSocketTransportConfig(
-            port=0,
-            auth=AuthConfig(token=TOKEN),
-            limits=LimitsConfig(publish_rate=100, publish_burst=10),
-        )
         async with (
-            WebSocketGateway(slow) as gateway,
+            WebSocketGateway(limited(publish_rate=100, publish_burst=10)) as gateway,
             trunkline.connect(url(gateway), token=TOKEN) as client,
             trunkline.connect(url(gateway), token=TOKEN) as reader,
         ):
@@ -523,6 +528,36 @@ class TestLosses:
 
         assert [message.text for message in page.messages] == texts
         assert [ack.seq for ack in acks] == list(range(1, 31))
+
+    async def test_much_that_waits_for_a_connection_keeps_its_order(self):
+        """More than the gateway's burst, sent while the connection is away, is stored in order."""
+        texts = [str(n) for n in range(60)]
+        async with (
+            WebSocketGateway(limited(publish_rate=200, publish_burst=10)) as gateway,
+            LossyLine(gateway.port) as line,
+            trunkline.connect(line.url, token=TOKEN) as client,
+            trunkline.connect(url(gateway), token=TOKEN) as reader,
+        ):
+            session = await client.join("lobby")
+            line.refuse()
+            await wait_for(client, State.RECONNECTING)
+            sending = asyncio.gather(*map(session.send, texts))
+            line.accept()
+            await sending
+            page = await (await reader.join("lobby")).history(limit=100)
+
+        assert [message.text for message in page.messages] == texts
+
+    async def test_a_rate_below_one_is_told_as_it_is(self):
+        """A gateway that takes a message in ten seconds says so, and the client goes by it."""
+        async with (
+            WebSocketGateway(limited(publish_rate=0.1, stream_rate=0.4)) as gateway,
+            trunkline.connect(url(gateway), token=TOKEN) as client,
+        ):
+            limits = client.hello.limits
+            await (await client.join("lobby")).send("hi")
+
+        assert (limits["publishRate"], limits["streamRate"]) == (0.1, 0.4)
 
     async def test_a_line_that_falls_silent_is_given_up(self, line, monkeypatch):
         """A gateway that answers nothing any more is connected to anew."""

@@ -41,6 +41,7 @@ from trunkline.sdk.mailbox import Mailbox
 from trunkline.sdk.outbox import Outbox, Pace
 from trunkline.sdk.policy import Backoff, after_close, after_refusal, endpoint
 from trunkline.sdk.state import ClientState, StateFile
+from trunkline.sdk.throttle import Throttle
 from trunkline.sdk.tools import Tool
 
 
@@ -161,6 +162,7 @@ class Delivery(RuleBasedStateMachine):
         self.connected = False
         self.attached = self.member = False
         self.up, self.down = deque(), deque()
+        self.throttle = Throttle(self.outbox, lambda frame: self.up.append(("publish", frame)))
 
     @property
     def epoch(self):
@@ -179,6 +181,7 @@ class Delivery(RuleBasedStateMachine):
     @rule()
     def cut(self):
         self.connected = self.attached = self.member = False
+        self.throttle.clear()
         self.up.clear()
         self.down.clear()
 
@@ -188,7 +191,7 @@ class Delivery(RuleBasedStateMachine):
         self.published.append(id)
         self.outbox.add(id, "s", id.encode())
         if self.attached:
-            self.up.append(("publish", self.outbox.send(id)))
+            self.throttle.send(id)
 
     @rule()
     def somebody_else_publishes(self):
@@ -246,15 +249,19 @@ class Delivery(RuleBasedStateMachine):
         else:
             id, seq, duplicate = frame
             assert self.outbox.settle(id) is not None
+            self.throttle.settled(id)
             if not duplicate:
                 self._take(id, seq)
 
     def _joined(self, info):
         if self.cursor.joined(info) is not None:
             self.delivered = []
-            self.unknown |= {entry.id for entry in self.outbox.forget_sent("s")}
+            lost = self.outbox.forget_sent("s")
+            self.unknown |= {entry.id for entry in lost}
+            for entry in lost:
+                self.throttle.settled(entry.id)
         self.attached = True
-        self.up.extend(("publish", frame) for frame in self.outbox.take("s"))
+        self.throttle.flush("s")
 
     def _take(self, id, seq):
         place = self.cursor.place(seq)
@@ -298,11 +305,11 @@ class TestOutbox:
         outbox = Outbox()
         outbox.add("a", "s", b"a")
         outbox.add("b", "s", b"b")
-        outbox.send("a")
+        outbox.get("a").sent = True
 
         assert not outbox.withdraw("a")
         assert outbox.withdraw("b")
-        assert outbox.take("s") == [b"a"]
+        assert [entry.frame for entry in outbox.of("s")] == [b"a"]
 
     def test_entries_of_an_earlier_process_count_as_sent(self):
         """What a state file holds may have been sent, so a reset makes it unknown."""
@@ -313,26 +320,88 @@ class TestOutbox:
 
         assert [entry.id for entry in after.forget_sent("s")] == ["a"]
 
-    def test_what_is_held_goes_out_one_by_one(self):
-        """Held messages have their turn in order; others of the session and other sessions wait not."""
-        outbox = Outbox()
-        for id, session in (("a", "s"), ("b", "s"), ("c", "other")):
-            outbox.add(id, session, id.encode())
-            outbox.send(id)
 
-        assert (outbox.hold("b"), outbox.hold("a"), outbox.hold("c")) == ("s", "s", "other")
+class TestThrottle:
+    """Frames that go out, with a gateway's answers played by the test."""
 
-        turns = [outbox.next_held("s") for _ in range(3)]
-        assert [entry and entry.id for entry in turns] == ["a", "b", None]
+    @pytest.fixture
+    def sent(self):
+        return []
 
-    def test_a_new_connection_ends_the_hold(self):
-        """After a join everything goes out again, held or not."""
-        outbox = Outbox()
-        outbox.add("a", "s", b"a")
-        outbox.hold("a")
+    @pytest.fixture
+    def outbox(self):
+        return Outbox()
 
-        assert outbox.take("s") == [b"a"]
-        assert outbox.next_held("s") is None
+    @pytest.fixture
+    def throttle(self, outbox, sent):
+        throttle = Throttle(outbox, sent.append)
+        throttle.limit(1e6, 10)
+        return throttle
+
+    def add(self, outbox, *ids):
+        for id in ids:
+            outbox.add(id, "s", id.encode())
+
+    def test_no_more_than_a_window_is_on_its_way(self, outbox, throttle, sent):
+        """What waits after a reconnect follows as answers come, not all at once."""
+        self.add(outbox, *"abcdef")
+
+        throttle.flush("s")
+
+        assert sent == [b"a", b"b", b"c", b"d"]
+        outbox.settle("a")
+        throttle.settled("a")
+        assert sent == [b"a", b"b", b"c", b"d", b"e"]
+
+    def test_a_flush_sends_nothing_that_is_on_its_way(self, outbox, throttle, sent):
+        """A session that is joined anew on a living connection repeats nothing."""
+        self.add(outbox, *"abcdef")
+        throttle.flush("s")
+
+        throttle.flush("s")
+        for id in "abcdef":
+            outbox.settle(id)
+            throttle.settled(id)
+
+        assert sent == [b"a", b"b", b"c", b"d", b"e", b"f"]
+
+    async def test_a_refused_message_goes_before_those_behind_it(self, outbox, throttle, sent):
+        """Whatever is refused, in whatever order, goes out again in the order of its making, one by one."""
+        self.add(outbox, *"abcdef")
+        throttle.flush("s")
+
+        for id in "badc":
+            throttle.refused(id, 0.0)
+        goes_on = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.0, goes_on.set)
+        await goes_on.wait()
+        for count, id in enumerate("abcdef", 5):
+            assert len(sent) == count
+            outbox.settle(id)
+            throttle.settled(id)
+
+        assert sent[4:] == [b"a", b"b", b"c", b"d", b"e", b"f"]
+
+    def test_what_was_given_up_is_not_sent(self, outbox, throttle, sent):
+        """A message that was taken back while it waited leaves its place to the next."""
+        self.add(outbox, *"abcdef")
+        throttle.flush("s")
+
+        outbox.withdraw("e")
+        outbox.settle("a")
+        throttle.settled("a")
+
+        assert sent[4:] == [b"f"]
+
+    def test_a_new_connection_begins_anew(self, outbox, throttle, sent):
+        """What was on its way when the connection was lost goes out first on the next."""
+        self.add(outbox, *"abc")
+        throttle.flush("s")
+
+        throttle.clear()
+        throttle.flush("s")
+
+        assert sent == [b"a", b"b", b"c"] * 2
 
 
 class TestPace:
@@ -357,6 +426,13 @@ class TestPace:
         pace = Pace()
 
         assert [pace.take(0.0) for _ in range(1_000)] == [0.0] * 1_000
+
+    def test_a_rate_that_was_rounded_to_nothing_is_slow(self):
+        """A gateway that tells 0 takes something all the same, now and then."""
+        pace = Pace(rate=0, burst=1)
+
+        assert pace.take(0.0) == 0.0
+        assert pace.take(0.0) > 0
 
 
 class TestCursor:

@@ -100,15 +100,15 @@ class Greeting:
             scopes=sorted(client.scopes) if ready else None,
         )
 
-    def _limits(self) -> dict[str, int]:
+    def _limits(self) -> dict[str, int | float]:
         limits = self._config.limits
         return {
             "maxMessageSize": limits.max_message_size,
             "maxFrameFromGateway": MAX_FRAME_FROM_GATEWAY,
             "maxDepth": limits.max_depth,
-            "publishRate": round(limits.publish_rate),
+            "publishRate": limits.publish_rate,
             "publishBurst": limits.publish_burst,
-            "streamRate": round(limits.stream_rate),
+            "streamRate": limits.stream_rate,
             "streamBurst": limits.stream_burst,
             "sessionsPerConnection": limits.sessions_per_connection,
             "requestsPerConnection": limits.requests_per_connection,

@@ -76,8 +76,8 @@ class HelloOk(Payload, kw_only=True):
     client_id: str
     """The gateway's name for this connection."""
     features: list[str]
-    limits: dict[str, int]
-    """The limits that a client should know; sizes in bytes, times in milliseconds."""
+    limits: dict[str, int | float]
+    """The limits that a client should know; sizes in bytes, rates per second, times in milliseconds."""
     heartbeat_interval_ms: int
     pairing: Pairing | None = None
     role: str | None = None

@@ -94,7 +94,7 @@ class Connection:
         """Who one is, as far as the gateway has said."""
         self.max_message_size = 1024 * 1024
         """Bytes; a larger message would end the connection."""
-        self.limits: dict[str, int] = {}
+        self.limits: dict[str, int | float] = {}
         """What the gateway has said of its limits, in wire spelling."""
 
     @property
@@ -234,7 +234,7 @@ class Connection:
         info = read(welcome, SessionInfo)
         if info.limits:
             self.limits = info.limits
-            self.max_message_size = info.limits.get("maxMessageSize", self.max_message_size)
+            self.max_message_size = int(info.limits.get("maxMessageSize", self.max_message_size))
         if info.auth_required and not self._by_key:
             await socket.send(self._auth())
         await socket.send(self._connect(info.challenge_nonce))

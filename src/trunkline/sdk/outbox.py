@@ -6,9 +6,6 @@ A message stays here, as the bytes that were first sent, until its ``ack`` or
 id, in order and before anything newer, and the gateway stores it once. Where
 the log was reset the gateway can no longer tell: those are given back as
 unknown and never sent twice.
-
-What the gateway refuses because it is too much at a time is held, with all
-that comes behind it, and goes out one by one.
 """
 
 from __future__ import annotations
@@ -29,8 +26,10 @@ class Entry(msgspec.Struct):
     """The whole message, as sent."""
     sent: bool = False
     """Whether it may have reached the gateway."""
-    held: bool = False
-    """Whether it waits because the gateway wanted less at a time."""
+
+
+ROUNDED_RATE = 0.5
+"""Messages per second where a gateway tells 0, because it rounds."""
 
 
 class Pace:
@@ -41,12 +40,12 @@ class Pace:
     take others that were sent behind them.
 
     Args:
-        rate: Messages per second.
+        rate: Messages per second; what is not above 0 was rounded by the gateway, and is slow.
         burst: Messages at once.
     """
 
     def __init__(self, rate: float = math.inf, burst: float = 1.0) -> None:
-        self._interval = 1 / rate
+        self._interval = 1 / (rate if rate > 0 else ROUNDED_RATE)
         self._slack = max(0.0, burst - 1) * self._interval
         self._due = -math.inf
 
@@ -88,43 +87,24 @@ class Outbox:
         del self._entries[id]
         return True
 
-    def take(self, session: str) -> list[bytes]:
-        """Return all frames of a session, in order; from now on they count as sent."""
-        mine = [e for e in self._entries.values() if e.session == session]
-        for entry in mine:
-            entry.sent, entry.held = True, False
-        return [e.frame for e in mine]
+    def get(self, id: str) -> Entry | None:
+        """Return a message that has no answer yet."""
+        return self._entries.get(id)
 
-    def hold(self, id: str) -> str:
-        """Keep a message back until `next_held` has its turn; returns its session."""
-        entry = self._entries[id]
-        entry.held = True
-        return entry.session
-
-    def next_held(self, session: str) -> Entry | None:
-        """Return the first message of a session that is held; from now on it counts as sent."""
-        for entry in self._entries.values():
-            if entry.session == session and entry.held:
-                entry.sent, entry.held = True, False
-                return entry
-        return None
-
-    def send(self, id: str) -> bytes:
-        """Return one frame; from now on it counts as sent."""
-        entry = self._entries[id]
-        entry.sent = True
-        return entry.frame
+    def of(self, session: str) -> list[Entry]:
+        """Return what waits of a session, in order."""
+        return [e for e in self._entries.values() if e.session == session]
 
     def forget_sent(self, session: str) -> list[Entry]:
         """Remove and return what may or may not have been stored before a reset."""
-        lost = [e for e in self._entries.values() if e.session == session and e.sent]
+        lost = [e for e in self.of(session) if e.sent]
         for entry in lost:
             del self._entries[entry.id]
         return lost
 
     def forget(self, session: str) -> list[Entry]:
         """Remove and return everything of a session that has ended."""
-        gone = [e for e in self._entries.values() if e.session == session]
+        gone = self.of(session)
         for entry in gone:
             del self._entries[entry.id]
         return gone

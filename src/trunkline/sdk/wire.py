@@ -32,6 +32,7 @@ from trunkline.sdk.messages import Message
 from trunkline.sdk.outbox import Entry, Outbox, Pace
 from trunkline.sdk.sockets import Dial, SignIn
 from trunkline.sdk.state import ClientState, StateFile
+from trunkline.sdk.throttle import Throttle
 
 log = logging.getLogger("trunkline.sdk")
 
@@ -39,7 +40,7 @@ MAX_UNACKED = 1_000
 """Durable messages on their way at a time; who sends more waits."""
 
 BURST_SHARE = 0.8
-"""How much of the gateway's burst is for durable messages; the rest is for requests."""
+"""How much of the gateway's burst of chunks goes out at once."""
 
 SAVE_DELAY = 0.05
 """Seconds within which a cursor that moved is written to the state file."""
@@ -111,11 +112,9 @@ class Wire:
         self._replies: dict[str, Answer] = {}
         self._streams: dict[str, Mailbox[Message]] = {}
         self._room = asyncio.Semaphore(MAX_UNACKED)
-        self._pace = Pace()
+        self._throttle = Throttle(self._outbox, self.connection.post)
         self.stream_pace = Pace()
         """How fast chunks may go out."""
-        self._slow: dict[str, str | None] = {}
-        """Sessions in which the gateway wants less at a time: what is on its way; None in a pause."""
         self._settled = asyncio.Event()  # connected, or over
         self._ended = asyncio.Event()
         self._saving: asyncio.TimerHandle | None = None
@@ -149,6 +148,7 @@ class Wire:
         if self.error is not None:
             return
         self.error = error
+        self._throttle.clear()
         self.save()
         for session in list(self.sessions.values()):
             session.ended(StopAsyncIteration() if self._closing else error)
@@ -190,8 +190,8 @@ class Wire:
     def on_ready(self) -> None:
         """Resume first; whatever is posted later goes behind."""
         limits = self.connection.limits
-        rate, burst = limits.get("publishRate", math.inf), limits.get("publishBurst", 1)
-        self._pace = Pace(rate, burst * BURST_SHARE)
+        if "publishRate" in limits and "publishBurst" in limits:
+            self._throttle.limit(limits["publishRate"], limits["publishBurst"])
         rate, burst = limits.get("streamRate", math.inf), limits.get("streamBurst", 1)
         self.stream_pace = Pace(rate, burst * BURST_SHARE)
         if self.before_resume is None:
@@ -208,7 +208,7 @@ class Wire:
     def on_lost(self, error: Exception) -> None:
         """Nobody will be answered over this socket any more."""
         self._settled.clear()
-        self._slow.clear()
+        self._throttle.clear()
         for session in list(self.sessions.values()):
             session.detached()
         replies, self._replies = self._replies, {}
@@ -386,10 +386,8 @@ class Wire:
             self._outbox.add(message.id, session.id, frame)
             self._acks[message.id] = future
             self.save()
-            if session.id in self._slow:
-                self._outbox.hold(message.id)
-            elif session.attached:
-                self._send(message.id)
+            if session.attached:
+                self._throttle.send(message.id)
             try:
                 await self.connection.drain()
                 return await future
@@ -399,18 +397,9 @@ class Wire:
             finally:
                 self._acks.pop(message.id, None)
 
-    def _send(self, id: str) -> None:
-        """Send a durable message as soon as the gateway is likely to take it."""
-        wait = self._pace.take(asyncio.get_running_loop().time())
-        if wait:
-            self._slow_down(id, wait)
-        else:
-            self.connection.post(self._outbox.send(id))
-
     def flush(self, session_id: str) -> None:
         """Send all that waits for a session which has just been joined."""
-        for frame in self._outbox.take(session_id):
-            self.connection.post(frame)
+        self._throttle.flush(session_id)
 
     def give_up_sent(self, session_id: str, reason: str) -> None:
         """The log cannot tell any more whether these were stored."""
@@ -430,40 +419,19 @@ class Wire:
                 log.warning("message %s of session %s: %s", entry.id, entry.session, error)
             else:
                 _fail(future, error)
+            self._throttle.settled(entry.id)
         self.save_later()
-
-    def _slow_down(self, id: str, seconds: float) -> None:
-        """Send a message in a while, and what is behind it one by one."""
-        session_id = self._outbox.hold(id)
-        if self._slow.get(session_id, id) == id:
-            self._slow[session_id] = None
-            asyncio.get_running_loop().call_later(seconds, self._go_on, session_id)
-
-    def _go_on(self, session_id: str) -> None:
-        # A connection that was lost meanwhile has sent everything anew.
-        if self._slow.get(session_id, "") is None:
-            self._send_held(session_id)
-
-    def _send_held(self, session_id: str) -> None:
-        """Send the next held message of a session; without one, it is slow no more."""
-        entry = self._outbox.next_held(session_id)
-        if entry is None:
-            del self._slow[session_id]
-        else:
-            self._slow[session_id] = entry.id
-            self.connection.post(entry.frame)
 
     def _settle(self, id: str, message: Message) -> None:
         error = refusal(message) if message.type == "error" else None
         if error is not None and error.code == ErrorCode.RATE_LIMITED:
-            self._slow_down(id, error.retry_after or 1.0)
+            self._throttle.refused(id, error.retry_after or 1.0)
             return
         entry = self._outbox.settle(id)
         assert entry is not None
         future = self._acks.pop(id, None)
         self.save_later()
-        if self._slow.get(entry.session) == id:
-            self._send_held(entry.session)
+        self._throttle.settled(id)
         if error is not None:
             if future is not None:
                 _fail(future, error)
