@@ -144,6 +144,28 @@ async def test_the_token_alone_signs_the_device_in_too(gateway):
     assert {c.user_id for c in gateway.clients.ready()} == {"ada"}
 
 
+@pytest.mark.parametrize("first", ["token", "connect"])
+async def test_a_devices_token_makes_no_other_device(gateway, first):
+    """Who has stolen it cannot call itself anything else, whichever frame comes first."""
+    _, token = await paired(gateway)
+    peer = await connect(gateway, token if first == "token" else None)
+
+    answer = await peer.ask("connect", {"deviceId": "desktop"})
+    if first == "connect":
+        answer = await peer.ask("auth", {"token": token})
+
+    assert error_of(answer) == "FORBIDDEN"
+    assert [client.device_id for client in gateway.clients.ready()].count("desktop") == 0
+
+
+async def test_a_connection_is_not_prolonged_by_another_devices_token(gateway):
+    """Both devices are one user's; each has a token of its own."""
+    _, laptops = await paired(gateway, user_id="ada")
+    by_key, _ = await paired(gateway, OTHER, "desktop", user_id="ada")
+
+    assert error_of(await by_key.ask("auth", {"token": laptops})) == "FORBIDDEN"
+
+
 async def test_a_paired_key_is_let_in_at_once_and_gets_no_second_token(gateway):
     """As soon as it is proved."""
     await paired(gateway)

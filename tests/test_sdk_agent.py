@@ -397,6 +397,44 @@ class TestRequests:
             with pytest.raises(trunkline.OutcomeUnknown):
                 await client.request(capability="forever", timeout=0.05)
 
+    async def test_who_asks_says_how_to_choose(self, gateway, client):
+        """Of two agents the busy one is avoided, unless they are to take turns; for `ctx.ask` too."""
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        busy, idle, third = map(trunkline.Agent, ("busy", "idle", "third"))
+
+        @busy.tool
+        async def hold() -> None:
+            begun.set()
+            await go_on.wait()
+
+        @third.tool
+        async def relay(policy: trunkline.RoutePolicy, ctx: trunkline.ToolContext) -> str:
+            return await ctx.ask(capability="which", policy=policy)
+
+        for each in (busy, idle):
+
+            @each.tool
+            def which(name: str = each.id) -> str:
+                return name
+
+        async with serving(busy, gateway), serving(idle, gateway), serving(third, gateway):
+            holding = asyncio.create_task(client.request(capability="hold"))
+            await begun.wait()
+
+            async def ask(policy):
+                direct = [await client.request(capability="which", policy=policy) for _ in "12"]
+                through = {"capability": "relay", "params": {"policy": policy}}
+                relayed = [await client.request(**through) for _ in "12"]
+                stream = client.request_stream(capability="which", policy=policy)
+                return direct, relayed, [piece async for piece in stream]
+
+            quiet, turns = await ask("least_busy"), await ask("round_robin")
+            go_on.set()
+            await holding
+
+        assert quiet == (["idle"] * 2, ["idle"] * 2, ["idle"])
+        assert [sorted(got) for got in turns[:2]] == [["busy", "idle"]] * 2
+
     async def test_an_agent_may_ask_another(self, gateway, client):
         """A handler asks another agent on behalf of its own asker."""
         front = trunkline.Agent("front", sessions=["lobby"])

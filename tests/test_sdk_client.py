@@ -529,6 +529,39 @@ class TestLosses:
         assert [message.text for message in page.messages] == texts
         assert [ack.seq for ack in acks] == list(range(1, 31))
 
+    async def test_a_session_joined_again_is_the_same(self, line):
+        """Twice at once, or while the connection is away: there is one session, and it is read on."""
+        async with trunkline.connect(line.url, token=TOKEN) as client:
+            session, same = await asyncio.gather(client.join("lobby"), client.join("lobby"))
+            line.refuse()
+            await wait_for(client, State.RECONNECTING)
+            joining = asyncio.create_task(client.join("lobby"))
+            line.accept()
+            again = await joining
+
+            await again.send("hi")
+            assert session is same is again
+            assert (await read(session, 1))[0].text == "hi"
+
+    async def test_joining_waits_no_longer_than_a_request(self, line):
+        """A session that cannot be joined again in time is a typed error."""
+        async with trunkline.connect(line.url, token=TOKEN, request_timeout=0.05) as client:
+            await client.join("lobby")
+            line.refuse()
+            await wait_for(client, State.RECONNECTING)
+
+            with pytest.raises(trunkline.TimedOut):
+                await client.join("lobby")
+
+    async def test_the_next_joins_where_the_first_has_given_up(self, gateway):
+        """Who waits for somebody else's join does it itself if that is cancelled."""
+        async with connect(gateway) as client:
+            first, second = (asyncio.create_task(client.join("lobby")) for _ in range(2))
+            await asyncio.sleep(0)
+            first.cancel()
+
+            assert (await second).attached
+
     async def test_much_that_waits_for_a_connection_keeps_its_order(self):
         """More than the gateway's burst, sent while the connection is away, is stored in order."""
         texts = [str(n) for n in range(60)]

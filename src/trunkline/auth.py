@@ -127,6 +127,7 @@ def identity_of(stored: StoredCredential) -> Identity:
         agent_patterns=stored.agent_patterns,
         credential_id=stored.id,
         credential_version=stored.version,
+        device_id=stored.device_id,
     )
 
 
@@ -363,7 +364,8 @@ class Door:
         Make a client READY as `identity`.
 
         Raises:
-            GatewayError: ``FORBIDDEN``: the role that it asked for is not granted.
+            GatewayError: ``FORBIDDEN``: the role that it asked for is not granted, or
+                the credential is another device's.
             Disconnect: The credential has ended since it was judged, or the user
                 has too many connections.
         """
@@ -374,6 +376,7 @@ class Door:
         role = client.role or pick_role(identity.roles)
         if role not in identity.roles:
             raise GatewayError(ErrorCode.FORBIDDEN, f"the role {role} is not granted")
+        _check_owner(identity, client.device_id)
         if identity.own_quota and not client.passing:
             self._count(client, identity)
         client.identity = identity
@@ -445,6 +448,8 @@ class Door:
             raise GatewayError(
                 ErrorCode.ALREADY_AUTHENTICATED, "this connection belongs to another device"
             )
+        if client.identity is not None:
+            _check_owner(client.identity, payload.device_id)
 
     def _bind_role(self, client: Client, role: Role | None) -> None:
         ready = client.phase is Phase.READY
@@ -500,6 +505,7 @@ class Door:
             )
         if client.role not in identity.roles:
             raise GatewayError(ErrorCode.FORBIDDEN, f"the role {client.role} is not granted")
+        _check_owner(identity, client.device_id)
         before = client.identity
         if before is None or not identity.covers(before):
             raise GatewayError(
@@ -533,6 +539,12 @@ class Door:
             session_patterns=_bounds(identity.session_patterns),
             agent_patterns=_bounds(identity.agent_patterns),
         )
+
+
+def _check_owner(identity: Identity, device_id: str | None) -> None:
+    """Refuse a device's token to a connection that calls itself another device."""
+    if device_id is not None and identity.device_id not in (None, device_id):
+        raise GatewayError(ErrorCode.FORBIDDEN, "the token belongs to another device")
 
 
 def _bounds(patterns: tuple[str, ...]) -> list[str] | None:

@@ -64,6 +64,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """The stored credential that was shown, so that its end can close what it opened."""
     credential_version: int = 0
     """Which state of it was shown; a rotated one has a higher."""
+    device_id: str | None = None
+    """The one device that may show it; None: any."""
 
     def allows_session(self, session_id: str) -> bool:
         """Whether a session's id is within the credential's patterns."""

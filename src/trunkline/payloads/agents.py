@@ -15,6 +15,7 @@ from trunkline.payloads.base import (
     Name,
     Part,
     Payload,
+    RoutePolicy,
     Text,
 )
 from trunkline.payloads.connection import PresenceEntry
@@ -158,7 +159,7 @@ class RouteRequest(Payload, kw_only=True):
     stream: bool = False
     idempotent: bool = False
     """The request may be given to another agent if nothing has been answered yet."""
-    policy: Literal["least_busy", "round_robin"] | None = None
+    policy: RoutePolicy | None = None
     labels: dict[str, str] | None = None
     """The agent must have all of these."""
     parent_id: Id | None = None

@@ -21,6 +21,9 @@ Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 Limit = Annotated[int, Meta(ge=1, le=300)]
 
 SentBy = Literal["client", "gateway", "both"]
+RoutePolicy = Literal["least_busy", "round_robin"]
+"""Which of several agents is asked: the one with the least to do, or each in turn."""
+
 AgentType = Literal["pi", "cli", "webchat", "companion", "channel", "custom"]
 Visibility = Literal["shared", "private"]
 Durability = Literal["memory", "process", "disk", "replicated"]

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import Raw
@@ -34,6 +35,7 @@ from trunkline.payloads import (
     RouteCandidate,
     RouteExplain,
     RouteExplained,
+    RoutePolicy,
     RouteRequest,
     SessionCreate,
     SessionEntry,
@@ -146,6 +148,7 @@ class GatewayClient:
             state=state,
             file=file,
         )
+        self._joins: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
         """
@@ -236,7 +239,7 @@ class GatewayClient:
         create: bool = True,
     ) -> Session:
         """
-        Join a session; one that is joined already is returned as it is.
+        Join a session; one that is joined already is returned as it is, after a reconnect if need be.
 
         Args:
             session_id: The session.
@@ -249,9 +252,18 @@ class GatewayClient:
         Raises:
             RequestFailed: There is no such session for this user, or it is full.
         """
-        known = self._session(session_id)
-        if known is not None and known.attached:
-            return known
+        # Whoever else joins it meanwhile gets the same one.
+        lock = self._joins.setdefault(session_id, asyncio.Lock())
+        async with lock:
+            known = self._session(session_id)
+            if known is not None:
+                await known.ready()
+                return known
+            return await self._join(session_id, since, tail, create)
+
+    async def _join(
+        self, session_id: str, since: Cursor | None, tail: int | None, create: bool
+    ) -> Session:
         position = since or self.wire.stored_position(session_id)
         session = Session(self.wire, session_id, position=position, create=create)
         self.wire.sessions[session_id] = session
@@ -353,7 +365,7 @@ class GatewayClient:
         capability: str | None = None,
         agent_id: str | None = None,
         labels: Mapping[str, str] | None = None,
-        policy: Literal["least_busy", "round_robin"] = "least_busy",
+        policy: RoutePolicy = "least_busy",
     ) -> list[RouteCandidate]:
         """
         Return whom such a request would reach and why, the chosen one first; needs `control`.
@@ -403,6 +415,7 @@ class GatewayClient:
         timeout: float = 60.0,
         idempotent: bool = False,
         labels: Mapping[str, str] | None = None,
+        policy: RoutePolicy = "least_busy",
         parent_id: str | None = None,
         session_id: str | None = None,
     ) -> Any:
@@ -419,6 +432,7 @@ class GatewayClient:
                 has been answered it may be given to another agent, and is
                 repeated after a lost connection.
             labels: Labels that the agent must have.
+            policy: Which of several agents is asked: the one with the least to do, or each in turn.
             parent_id: The run or request that one is serving with this.
             session_id: The session of that run.
 
@@ -427,8 +441,16 @@ class GatewayClient:
             OutcomeUnknown: The agent or the connection was lost on the way.
             TimedOut: No answer in time, and the agent was not asked.
         """
-        ask = _route(
-            capability, agent_id, method, params, timeout, idempotent, labels, parent_id, False
+        ask = RouteRequest(
+            capability=capability,
+            agent_id=agent_id,
+            method=method,
+            params=Raw(encode(params)),
+            timeout_ms=_milliseconds(timeout),
+            idempotent=idempotent,
+            labels=None if labels is None else dict(labels),
+            policy=policy,
+            parent_id=parent_id,
         )
         pieces = [piece async for piece in self._responses(ask, session_id)]
         return pieces[-1] if pieces else None
@@ -443,6 +465,7 @@ class GatewayClient:
         timeout: float = 60.0,
         idempotent: bool = False,
         labels: Mapping[str, str] | None = None,
+        policy: RoutePolicy = "least_busy",
         parent_id: str | None = None,
         session_id: str | None = None,
     ) -> AsyncIterator[Any]:
@@ -452,8 +475,17 @@ class GatewayClient:
         A tool that does not stream yields its result. Leaving the loop early
         cancels the request.
         """
-        ask = _route(
-            capability, agent_id, method, params, timeout, idempotent, labels, parent_id, True
+        ask = RouteRequest(
+            capability=capability,
+            agent_id=agent_id,
+            method=method,
+            params=Raw(encode(params)),
+            timeout_ms=_milliseconds(timeout),
+            stream=True,
+            idempotent=idempotent,
+            labels=None if labels is None else dict(labels),
+            policy=policy,
+            parent_id=parent_id,
         )
         async with aclosing(self._responses(ask, session_id)) as pieces:
             async for piece in pieces:
@@ -518,28 +550,8 @@ def connect(url: str, **options: Unpack[Options]) -> GatewayClient:
     return GatewayClient(url, **options)
 
 
-def _route(
-    capability: str | None,
-    agent_id: str | None,
-    method: str | None,
-    params: Any,
-    timeout: float,
-    idempotent: bool,
-    labels: Mapping[str, str] | None,
-    parent_id: str | None,
-    stream: bool,
-) -> RouteRequest:
-    return RouteRequest(
-        capability=capability,
-        agent_id=agent_id,
-        method=method,
-        params=Raw(encode(params)),
-        timeout_ms=max(1, round(timeout * 1000)),
-        stream=stream,
-        idempotent=idempotent,
-        labels=None if labels is None else dict(labels),
-        parent_id=parent_id,
-    )
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
 
 
 async def _take(box: Mailbox[Message], deadline: float) -> Message:

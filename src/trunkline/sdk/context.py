@@ -18,6 +18,7 @@ from trunkline.ids import new_id, random_id
 from trunkline.messages import encode
 from trunkline.payloads import (
     ChatStream,
+    RoutePolicy,
     SessionInfo,
     ToolResult,
     ToolResultData,
@@ -107,6 +108,7 @@ class Context:
         timeout: float = 60.0,
         idempotent: bool = False,
         labels: Mapping[str, str] | None = None,
+        policy: RoutePolicy = "least_busy",
     ) -> Any:
         """
         Ask another agent on behalf of what is being served; ends when that ends.
@@ -121,6 +123,7 @@ class Context:
             timeout=timeout,
             idempotent=idempotent,
             labels=labels,
+            policy=policy,
             parent_id=self.work_id,
             session_id=self._session_id,
         )

@@ -38,6 +38,7 @@ from trunkline.sdk.errors import (
     ConnectionLost,
     OutcomeUnknown,
     RequestFailed,
+    TimedOut,
     TrunklineError,
 )
 from trunkline.sdk.events import Event, RunEvents
@@ -96,6 +97,7 @@ class Session:
         self._lagging = False
         self._reading = False
         self._timer: asyncio.TimerHandle | None = None
+        self._settled = asyncio.Event()  # joined, or over
 
     def __repr__(self) -> str:
         return f"Session({self.id!r})"
@@ -296,6 +298,23 @@ class Session:
 
     # Joining
 
+    async def ready(self) -> None:
+        """
+        Wait until it is joined on the present connection.
+
+        Raises:
+            TimedOut: There is no connection for as long as a request would wait.
+            TrunklineError: It is over.
+        """
+        try:
+            async with asyncio.timeout(self._wire.request_timeout):
+                while not self.attached:
+                    if self._settled.is_set():
+                        raise self._wire.error or ConnectionLost("the session is over")
+                    await self._settled.wait()
+        except TimeoutError:
+            raise TimedOut(f"session {self.id} was not joined again in time") from None
+
     async def join(self, tail: int | None = None) -> None:
         """Join for the first time; raises as `GatewayClient.join` does."""
         ask = SessionJoin(since=self._cursor.position, tail=tail)
@@ -344,6 +363,7 @@ class Session:
         if me is not None:
             self._wire.connection.user_id = me.user_id
         self._wanted = self.attached = True
+        self._settled.set()
         if self.position is None:
             self.position = self._cursor.position
         if reason is not None:
@@ -365,12 +385,14 @@ class Session:
     def detached(self) -> None:
         """The connection is gone; `rejoin` comes with the next."""
         self.attached = self._joining = False
+        self._settled.clear()
         self._stop_timer()
 
     def ended(self, error: Exception) -> None:
         """Take part no more; who reads gets `error` after what is left."""
         self.detached()
         self._wanted = False
+        self._settled.set()
         over = error if isinstance(error, TrunklineError) else ConnectionLost("the session is over")
         if self._wire.error is None:
             self._wire.sessions.pop(self.id, None)

@@ -104,7 +104,7 @@ class Wire:
         """Called with `resume` at each new connection; has to call it in the end."""
         self.error: TrunklineError | None = None
         """Why the connection is over; None while it may still come back."""
-        self._timeout = request_timeout
+        self.request_timeout = request_timeout
         self._state = state
         self._file = file
         self._outbox = Outbox(state.outbox)
@@ -314,7 +314,7 @@ class Wire:
             TimedOut: No answer in time.
             TrunklineError: The connection is over.
         """
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self.request_timeout if timeout is None else timeout
         try:
             async with asyncio.timeout(seconds):
                 while True:
