@@ -278,6 +278,13 @@ class TestClients:
 
         assert done.exit_code == 0
 
+    def test_a_user_without_a_password_is_wrong_usage(self, shared):
+        """Nobody named on the command line is signed in as the owner in silence."""
+        done = shared("status", "--user", "ada")
+
+        assert done.exit_code == 2
+        assert "--password" in done.stderr
+
     def test_send_tells_where_it_was_stored(self, shared):
         """The sender learns the place in the log, and who will answer."""
         done = shared("send", "sent", "-", input="from a pipe")

@@ -261,12 +261,9 @@ async def test_a_running_gateway_closes_what_a_token_opened(environ, served, how
 async def test_a_running_gateway_knows_a_user_at_once(environ, served):
     """On the command line too, and signs the user out who was removed."""
     await asyncio.to_thread(finished, environ, "users", "add", "ada", input="secret\n")
-    as_ada = environ | {
-        "TRUNKLINE_USER": "ada",
-        "TRUNKLINE_PASSWORD": "secret",
-        "TRUNKLINE_URL": f"http{served}",
-    }
-    assert (await called(as_ada, "status"))["status"] == "ok"
+    as_ada = environ | {"TRUNKLINE_PASSWORD": "secret", "TRUNKLINE_URL": f"http{served}"}
+    assert (await called(as_ada, "status", "--user", "ada"))["status"] == "ok"
+    assert await called(as_ada | {"TRUNKLINE_USER": "ada"}, "agents") == []
     socket = await websockets.connect(f"ws{served}/ws", proxy=None)
     await socket.recv()
     sign_in = create_message("auth", {"user": "ada", "password": "secret"})

@@ -43,6 +43,7 @@ from trunkline.cli_client import (
     Password,
     Token,
     Url,
+    User,
     complain,
     credential,
 )
@@ -199,13 +200,14 @@ def chat(
     url: Url = cli_client.DEFAULT_URL,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Talk to agents and people in a session."""
     from trunkline import cli_chat
 
-    signing_in = credential(url, token, password, data_dir)
+    signing_in = credential(url, token, password, user, data_dir)
     if once or not sys.stdin.isatty():
         cli_client.finish(cli_chat.ask(url, signing_in, session, sys.stdin, once, as_json))
     else:

@@ -26,6 +26,7 @@ from trunkline.cli_client import (
     Password,
     Token,
     Url,
+    User,
     complain,
     credential,
     finish,
@@ -70,6 +71,7 @@ def exec_(
     url: Url = DEFAULT_URL,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     data_dir: DataDir = None,
 ) -> None:
     """Serve a program that reads and writes lines of JSON."""
@@ -84,7 +86,7 @@ def exec_(
             agent = exec_agent(
                 program, id, name=name, tools=specs, chat=chat, sessions=session or ()
             )
-            await _serve(agent, url, credential(url, token, password, data_dir))
+            await _serve(agent, url, credential(url, token, password, user, data_dir))
 
     _finish(command[0], main())
 
@@ -97,6 +99,7 @@ def mcp_(
     url: Url = DEFAULT_URL,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     data_dir: DataDir = None,
 ) -> None:
     """Serve the tools of an MCP server, a program that speaks over its standard input and output."""
@@ -110,7 +113,7 @@ def mcp_(
 
         agent = Agent(id, name=name)
         async with McpServer(command, agent, _child_environ()):
-            await _serve(agent, url, credential(url, token, password, data_dir))
+            await _serve(agent, url, credential(url, token, password, user, data_dir))
 
     _finish(command[0], main())
 
@@ -133,6 +136,7 @@ def openai_(
     url: Url = DEFAULT_URL,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     data_dir: DataDir = None,
 ) -> None:
     """Serve a model behind an OpenAI-compatible API; it may call the tools of other agents."""
@@ -144,7 +148,7 @@ def openai_(
     async def main() -> None:
         async with Model(base_url, model, key) as endpoint:
             agent = openai_agent(endpoint, id, name=name, system=system, sessions=session or ())
-            await _serve(agent, url, credential(url, token, password, data_dir))
+            await _serve(agent, url, credential(url, token, password, user, data_dir))
 
     _finish(model, main(), key)
 

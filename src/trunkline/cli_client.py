@@ -40,6 +40,12 @@ Password = Annotated[
     str | None,
     typer.Option("--password", envvar="TRUNKLINE_PASSWORD", help="The gateway's password."),
 ]
+User = Annotated[
+    str | None,
+    typer.Option(
+        "--user", envvar="TRUNKLINE_USER", help="Whose password that is; else the owner's."
+    ),
+]
 DataDir = Annotated[
     str | None,
     typer.Option("--data-dir", envvar="TRUNKLINE_DATA_DIR", help="The gateway's data folder."),
@@ -57,16 +63,17 @@ class Credential(NamedTuple):
 
 
 def credential(
-    url: str, token: str | None, password: str | None, data_dir: str | None
+    url: str, token: str | None, password: str | None, user: str | None, data_dir: str | None
 ) -> Credential:
     """Return what was given; for a gateway on this machine, else the token it keeps."""
     from trunkline.sdk.policy import is_loopback
     from trunkline.settings import local_token
 
+    if user and token is None and password is None:
+        complain("--user needs --password, or TRUNKLINE_PASSWORD", USAGE)
     if token is None and password is None and is_loopback(urlsplit(url).hostname or ""):
         token = local_token(os.environ, data_dir)
-    user = os.environ.get("TRUNKLINE_USER") if password is not None else None
-    return Credential(token, password, user or None)
+    return Credential(token, password, (user or None) if password is not None else None)
 
 
 def complain(message: str, code: int) -> NoReturn:
@@ -140,13 +147,14 @@ def status(
     url: Url = DEFAULT_URL,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how the gateway does."""
 
     async def main() -> None:
-        async with connected(url, credential(url, token, password, data_dir)) as gateway:
+        async with connected(url, credential(url, token, password, user, data_dir)) as gateway:
             hello, state, seconds = gateway.hello, await gateway.sync_state(), await gateway.ping()
         facts = {
             "url": url,
@@ -169,6 +177,7 @@ def send(
     url: Url = DEFAULT_URL,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -176,7 +185,7 @@ def send(
     message = sys.stdin.read() if text == "-" else text
 
     async def main() -> None:
-        async with connected(url, credential(url, token, password, data_dir)) as gateway:
+        async with connected(url, credential(url, token, password, user, data_dir)) as gateway:
             ack = await (await enter(gateway, session)).send(message)
         runs = [run.agent_id for run in ack.runs or ()]
         answering = f"; {', '.join(runs)} will answer" if runs else "; nobody will answer"
@@ -190,13 +199,14 @@ def agents(
     url: Url = DEFAULT_URL,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List the agents that the gateway knows."""
 
     async def main() -> None:
-        async with connected(url, credential(url, token, password, data_dir)) as gateway:
+        async with connected(url, credential(url, token, password, user, data_dir)) as gateway:
             found = await gateway.agents()
         rows = [("AGENT", "STATUS", "TYPE", "NAME", "TOOLS")]
         for agent in found:

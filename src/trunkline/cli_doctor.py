@@ -19,6 +19,7 @@ from trunkline.cli_client import (
     DataDir,
     Password,
     Token,
+    User,
     complain,
     credential,
 )
@@ -50,6 +51,7 @@ def doctor(
     url: Address = None,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     origin: AsPage = None,
@@ -76,7 +78,7 @@ def doctor(
             loaded = found
     address = url or _address(loaded)
     if address is not None:
-        asyncio.run(_reach(_target(address, token, password, loaded, data_dir, origin), tell))
+        asyncio.run(_reach(_target(address, token, password, user, loaded, data_dir, origin), tell))
     failed = sum(finding.state == "failed" for finding in findings)
     if as_json:
         print(json.dumps({"ok": not failed, "findings": msgspec.to_builtins(findings)}))
@@ -114,6 +116,7 @@ def _target(
     url: str,
     token: str | None,
     password: str | None,
+    user: str | None,
     config: WebSocketTransportConfig | None,
     data_dir: str | None,
     origin: str | None,
@@ -125,10 +128,10 @@ def _target(
         endpoint(url, secret=False)
     except ValueError as error:
         complain(str(error), USAGE)
-    if token is None and password is None and config is not None:
+    if token is None and password is None and not user and config is not None:
         token = config.auth.token if config.auth.mode == "token" else None
         password = config.auth.password if config.auth.mode == "password" else None
-    given = credential(url, token, password, data_dir or _folder(config))
+    given = credential(url, token, password, user, data_dir or _folder(config))
     return Target(url=url, **given._asdict(), origin=origin)
 
 

@@ -15,6 +15,7 @@ from trunkline.cli_client import (
     Password,
     Token,
     Url,
+    User,
     columns,
     complain,
     connected,
@@ -47,6 +48,7 @@ def explain(
     url: Url = DEFAULT_URL,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -56,7 +58,7 @@ def explain(
     labels = dict(map(_label, label or ()))
 
     async def main() -> None:
-        async with connected(url, credential(url, token, password, data_dir)) as gateway:
+        async with connected(url, credential(url, token, password, user, data_dir)) as gateway:
             found = await gateway.explain(
                 capability=capability, agent_id=agent, labels=labels, policy=policy
             )

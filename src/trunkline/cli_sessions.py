@@ -21,6 +21,7 @@ from trunkline.cli_client import (
     Password,
     Token,
     Url,
+    User,
     columns,
     complain,
     connected,
@@ -50,11 +51,12 @@ def sessions(
     url: Url = DEFAULT_URL,
     token: Token = None,
     password: Password = None,
+    user: User = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List the sessions that one may see."""
-    signing_in = credential(url, token, password, data_dir)
+    signing_in = credential(url, token, password, user, data_dir)
     context.obj = (url, signing_in)
     if context.invoked_subcommand is None:
         finish(_list(url, signing_in, as_json))
