@@ -5,6 +5,7 @@ import { ToolError, type TrunklineError } from "./errors.js";
 import type { Gateway } from "./gateway.js";
 import { newId, randomId } from "./ids.js";
 import type { ApprovalRequest } from "./messages.js";
+import { Pieces } from "./pieces.js";
 import type { RequestOptions } from "./requests.js";
 import type { Session } from "./session.js";
 import { AnswerText } from "./text.js";
@@ -76,6 +77,8 @@ abstract class Context {
 export class ToolContext extends Context {
   /** The session that the call is shown in; undefined for a request from outside. */
   readonly session: Session | undefined;
+  /** @internal What the request was answered with so far. */
+  readonly pieces = new Pieces();
   readonly #call: ToolCall | undefined;
 
   /** @internal */

@@ -564,7 +564,7 @@ export interface HelloOk {
   clientId: string;
   features: string[];
   /**
-   * The limits that a client should know; sizes in bytes, times in milliseconds.
+   * The limits that a client should know; sizes in bytes, rates per second, times in milliseconds.
    */
   limits: {
     [k: string]: number;

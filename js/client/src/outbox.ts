@@ -10,6 +10,9 @@ export interface Entry {
   readonly order: number;
 }
 
+/** Messages per second where a gateway tells 0, because it rounds. */
+const ROUNDED_RATE = 0.5;
+
 /**
  * How fast messages may go out: `burst` at once, then `rate` a second.
  *
@@ -21,7 +24,7 @@ export class Pace {
   #due = Number.NEGATIVE_INFINITY;
 
   constructor(rate = Number.POSITIVE_INFINITY, burst = 1) {
-    this.#interval = 1000 / rate;
+    this.#interval = 1000 / (rate > 0 ? rate : ROUNDED_RATE);
     this.#slack = Math.max(0, burst - 1) * this.#interval;
   }
 

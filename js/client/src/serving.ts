@@ -8,13 +8,12 @@ import type {
   AgentRegister,
   AgentRegistered,
   ChatComplete,
-  HelloOk,
   RouteDelivery,
   RouteResponse,
   RunState,
   SessionInfo,
 } from "./messages.js";
-import { Pace } from "./outbox.js";
+import type { Pieces } from "./pieces.js";
 import type { Session } from "./session.js";
 import { Slots } from "./slots.js";
 import { argumentsOf, failureText, piecesOf, reasonOf, type Tool } from "./tools.js";
@@ -22,15 +21,9 @@ import { argumentsOf, failureText, piecesOf, reasonOf, type Tool } from "./tools
 /** Heartbeats in the time after which the gateway would give the agent up. */
 const BEATS_PER_LEASE = 3;
 
-/** Ends of requests that are kept; a lost connection has swallowed fewer. */
+/** How many ended answers are kept, and their characters; a lost connection has swallowed fewer. */
 const KEPT_ENDS = 100;
-
-/**
- * Pieces of answers to requests per second, and at once. The gateway's limit, which it does not tell, is
- * twice that where nobody has changed it.
- */
-const PIECE_RATE = 1_000;
-const PIECE_BURST = 2_000;
+const KEPT_SIZE = 4 * 1024 * 1024;
 
 /** How the ids of answers to requests begin: `a_<requestId>.<number>`. */
 const ANSWER = "a_";
@@ -47,11 +40,7 @@ export class Serving {
   /** A run's id is unique only within its session. */
   readonly #runs = new Map<string, RunContext>();
   readonly #requests = new Map<string, ToolContext>();
-  readonly #ends = new Map<string, Outgoing>();
-  /** Requests of whose answers a piece was refused, and why. */
-  readonly #incomplete = new Map<string, TrunklineError>();
-  readonly #pace = new Pace(PIECE_RATE, PIECE_BURST);
-  #answers = 0;
+  readonly #ended = new Map<string, Pieces>();
   readonly #work = new Set<Promise<void>>();
   readonly #changed = new Signal();
   readonly #over = new Deferred<void>();
@@ -162,7 +151,7 @@ export class Serving {
     });
   }
 
-  #onRegistered({ generation, leaseMs, runs, requests }: AgentRegistered): void {
+  #onRegistered({ generation, leaseMs, runs, requests, received }: AgentRegistered): void {
     this.#generation = generation;
     clearInterval(this.#beat);
     const beat = () => this.gateway.wire.post(this.#heartbeat());
@@ -178,12 +167,25 @@ export class Serving {
     }
     this.#registered = true;
     this.#changed.notify();
-    // Written to a connection that was lost already, these never arrived.
-    for (const id of requests) {
-      const end = this.#ends.get(id);
-      if (end !== undefined) this.gateway.wire.post(end);
-    }
+    for (const id of requests) this.#answerAgain(id, received?.[id] ?? 0);
     this.announce();
+  }
+
+  /** Sends what was written to a connection that was lost already, and never arrived. */
+  #answerAgain(requestId: string, received: number): void {
+    const pieces = this.#requests.get(requestId)?.pieces ?? this.#ended.get(requestId);
+    if (pieces === undefined) return;
+    const missing = pieces.after(received);
+    if (missing === undefined) return this.#giveUp(requestId, 0);
+    for (const frame of missing) this.gateway.wire.connection.post(frame);
+  }
+
+  /** Ends a request, after `ms`, whose answer has a hole: none is better than a wrong one. */
+  #giveUp(requestId: string, ms: number): void {
+    this.#requests.get(requestId)?.cancel();
+    const error = { code: "AGENT_LOST", message: "a piece of the answer was lost on the way" };
+    const end = makeMessage("route_response", { requestId, ok: false, error, done: true });
+    setTimeout(() => this.gateway.wire.post(end), ms);
   }
 
   /** @internal Tells the gateway what has changed since the agent told it last. */
@@ -232,7 +234,8 @@ export class Serving {
     const at = replyTo?.lastIndexOf(".") ?? -1;
     if (replyTo == null || at < 0) return;
     if (replyTo.startsWith(ANSWER)) {
-      return this.#onRefusedAnswer(replyTo, replyTo.slice(ANSWER.length, at), refusal(payload));
+      const requestId = replyTo.slice(ANSWER.length, at);
+      return this.#onRefusedPiece(requestId, Number(replyTo.slice(at + 1)), refusal(payload));
     }
     for (const run of this.#runs.values()) {
       if (run.chunkPrefix === replyTo.slice(0, at)) {
@@ -241,12 +244,14 @@ export class Serving {
     }
   }
 
-  #onRefusedAnswer(id: string, requestId: string, error: TrunklineError): void {
-    const end = this.#ends.get(requestId);
-    if (end?.id === id && error.retryable) {
-      setTimeout(() => this.gateway.wire.post(end), error.retryAfterMs ?? 1_000);
-    } else if (end?.id !== id && this.#requests.has(requestId)) {
-      this.#incomplete.set(requestId, error);
+  /** Sends a refused end again, after the time that is asked for; behind a piece more has followed. */
+  #onRefusedPiece(requestId: string, number: number, error: TrunklineError): void {
+    const ended = this.#ended.get(requestId);
+    const ms = error.retryAfterMs ?? 0;
+    if (ended !== undefined && number === ended.count - 1 && error.retryable) {
+      setTimeout(() => this.gateway.wire.connection.post(ended.last), ms);
+    } else if (ended !== undefined || this.#requests.has(requestId)) {
+      this.#giveUp(requestId, ms);
     }
   }
 
@@ -364,15 +369,11 @@ export class Serving {
     const { requestId } = delivery;
     const context = new ToolContext(this.gateway, requestId);
     this.#requests.set(requestId, context);
-    const done = () => {
-      this.#requests.delete(requestId);
-      this.#incomplete.delete(requestId);
-    };
+    const done = () => void this.#requests.delete(requestId);
     this.#start(this.#serve(delivery, context).finally(done));
   }
 
   async #serve(delivery: RouteDelivery, context: ToolContext): Promise<void> {
-    const { requestId } = delivery;
     try {
       const tool = this.#findTool(delivery);
       await this.#slots.use(() => this.#call(tool, delivery, context), context.signal);
@@ -380,9 +381,9 @@ export class Serving {
       // Nobody waits for it any more.
       if (context.signal.aborted || this.gateway.wire.error !== undefined) return;
       const known = error instanceof ToolError ? error : undefined;
-      if (known === undefined) console.error(`trunkline-client: request ${requestId}:`, error);
+      if (known === undefined) console.error(`trunkline-client: ${context.workId}:`, error);
       const reason = reasonOf(known, failureText(error), MAX_REASON);
-      await this.#respond({ requestId, ok: false, error: reason, done: true });
+      await this.#respond(context, { ok: false, error: reason, done: true });
     }
   }
 
@@ -397,7 +398,6 @@ export class Serving {
   }
 
   async #call(tool: Tool, delivery: RouteDelivery, context: ToolContext): Promise<void> {
-    const { requestId } = delivery;
     const never = () => new Error();
     const unlessCancelled = <T>(work: Promise<T> | T): Promise<T> => {
       const { signal } = context;
@@ -406,67 +406,53 @@ export class Serving {
     const outcome = tool.handler(argumentsOf(delivery.params), context);
     const whole = outcome instanceof Promise ? await unlessCancelled(outcome) : outcome;
     const pieces = piecesOf(whole);
-    if (pieces === undefined) return this.#respond({ requestId, result: whole, done: true });
+    if (pieces === undefined) return this.#respond(context, { result: whole, done: true });
     const all: unknown[] = [];
-    let hello: HelloOk | undefined;
     try {
       while (true) {
         const { done, value } = await unlessCancelled(pieces.next());
         if (done) break;
-        hello ??= this.gateway.wire.connection.hello;
-        if (delivery.stream) await this.#respondPiece(requestId, value);
+        if (delivery.stream) await this.#respond(context, { chunk: value, done: false });
         else all.push(value);
       }
     } finally {
       // Not awaited: a cancelled generator may be in the middle of something.
       void Promise.resolve(pieces.return?.()).catch(() => {});
     }
-    if (delivery.stream) await this.#allArrived(requestId, hello);
-    await this.#respond({ requestId, result: delivery.stream ? undefined : all, done: true });
+    await this.#respond(context, { result: delivery.stream ? undefined : all, done: true });
   }
 
-  /** Throws unless the gateway has all pieces: the asker must not take what is left for the whole. */
-  async #allArrived(requestId: string, hello: HelloOk | undefined): Promise<void> {
-    // What it refused it has said before it answers this.
-    await this.gateway.wire.call("ping", {});
-    this.#checkComplete(requestId);
-    if (hello !== undefined && this.gateway.wire.connection.hello !== hello) {
-      throw new ToolError("the connection was lost between the pieces", "AGENT_LOST");
-    }
-  }
-
-  #checkComplete(requestId: string): void {
-    const refused = this.#incomplete.get(requestId);
-    if (refused === undefined) return;
-    throw new ToolError(`a piece was refused: ${refused.message}`, refused.code);
-  }
-
-  async #respondPiece(requestId: string, chunk: unknown): Promise<void> {
-    let wait = this.#pace.take(performance.now());
+  /** Answers on whatever connection the agent has by then, no faster than the gateway takes it. */
+  async #respond(context: ToolContext, answer: Omit<RouteResponse, "requestId">): Promise<void> {
+    const { wire } = this.gateway;
+    const { workId: requestId, pieces } = context;
+    await this.#online();
+    let wait = wire.streamPace.take(performance.now());
     while (wait > 0) {
       await sleep(wait);
-      wait = this.#pace.take(performance.now());
+      await this.#online();
+      wait = wire.streamPace.take(performance.now());
     }
-    this.#checkComplete(requestId);
-    await this.#respond({ requestId, chunk, done: false });
+    if (context.signal.aborted) return;
+    const response = { ok: true, ...answer, requestId };
+    const id = `${ANSWER}${requestId}.${pieces.count}`;
+    const frame = wire.frame(makeMessage("route_response", response, undefined, { id }));
+    wire.connection.post(frame);
+    pieces.add(frame);
+    if (answer.done) this.#keep(requestId, pieces);
+    await wire.connection.drain();
   }
 
-  /** Answers on whatever connection the agent has by then. */
-  async #respond(response: RouteResponse): Promise<void> {
-    await this.#online();
-    this.#answers += 1;
-    const id = `${ANSWER}${response.requestId}.${this.#answers}`;
-    const message = makeMessage("route_response", { ok: true, ...response }, undefined, { id });
-    if (response.done) this.#keepEnd(response.requestId, message);
-    this.gateway.wire.post(message);
-    await this.gateway.wire.connection.drain();
-  }
-
-  /** Keeps a request's end for a while, in case it does not arrive. */
-  #keepEnd(requestId: string, message: Outgoing): void {
-    this.#ends.set(requestId, message);
-    const oldest = this.#ends.keys().next();
-    if (this.#ends.size > KEPT_ENDS && !oldest.done) this.#ends.delete(oldest.value);
+  /** Keeps an answer that has ended for a while, in case it does not arrive. */
+  #keep(requestId: string, pieces: Pieces): void {
+    this.#ended.set(requestId, pieces);
+    let size = 0;
+    for (const each of this.#ended.values()) size += each.size;
+    for (const [oldest, { size: freed }] of this.#ended) {
+      if (this.#ended.size <= 1 || (this.#ended.size <= KEPT_ENDS && size <= KEPT_SIZE)) return;
+      this.#ended.delete(oldest);
+      size -= freed;
+    }
   }
 }
 

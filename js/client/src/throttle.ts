@@ -1,7 +1,7 @@
 import { type Entry, type Outbox, Pace } from "./outbox.js";
 
 /** How much of the gateway's burst goes out at once. */
-const BURST_SHARE = 0.5;
+export const BURST_SHARE = 0.5;
 
 /**
  * How much of the burst may be on its way; with the share above below 1, so that the gateway refuses

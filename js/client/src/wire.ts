@@ -17,10 +17,10 @@ import {
 import { ConnectionLost, OutcomeUnknown, refusal, TimedOut, TrunklineError } from "./errors.js";
 import { Mailbox } from "./mailbox.js";
 import type { Ack, ClientPayloads, Cursor, GatewayPayloads } from "./messages.js";
-import { type Entry, Outbox } from "./outbox.js";
+import { type Entry, Outbox, Pace } from "./outbox.js";
 import type { ReconnectPolicy } from "./policy.js";
 import type { WebSocketConstructor } from "./socket.js";
-import { Throttle } from "./throttle.js";
+import { BURST_SHARE, Throttle } from "./throttle.js";
 
 /** Durable messages on their way at a time; who sends more waits. */
 const MAX_UNACKED = 1_000;
@@ -106,6 +106,8 @@ export class Wire implements ConnectionListener {
   error: TrunklineError | undefined;
   /** Resolves once the connection is over. */
   readonly over = new Deferred<TrunklineError>();
+  /** How fast the pieces of answers to requests may go out. */
+  streamPace = new Pace();
   readonly #timeoutMs: number;
   readonly #outbox = new Outbox();
   readonly #acks = new Map<string, Deferred<Ack>>();
@@ -185,7 +187,9 @@ export class Wire implements ConnectionListener {
   // What the connection tells
 
   onReady(): void {
-    this.#throttle.limit(this.connection.limits);
+    const { limits } = this.connection;
+    this.#throttle.limit(limits);
+    this.streamPace = new Pace(limits.streamRate, (limits.streamBurst ?? 1) * BURST_SHARE);
     if (this.beforeResume === undefined) this.resume();
     else this.beforeResume(() => this.resume());
     this.#changed.notify();

@@ -146,30 +146,66 @@ it("keeps its work over a lost connection, and answers afterwards", async () => 
   expect(await asking).toBe("done");
 });
 
-it("fails an answer of which a lost connection may have swallowed pieces", async () => {
-  const [begun, goOn] = [gate(), gate()];
+it("sends again the pieces of an answer that a lost connection has swallowed", async () => {
+  const [begun, goOn, swallowed, last] = [gate(), gate(), gate(), gate()];
   const agent = makeAgent(`streams-${fresh()}`, { graceMs: 10_000 });
   agent.tool("parts", {}, async function* () {
     yield 1;
     begun.open();
     await goOn.passed;
     yield 2;
+    yield 3;
+    swallowed.open();
+    await last.passed;
+    yield 4;
   });
   const serving = await serve(agent, relay.url);
   const mine = await client(gateway.url);
   const pieces: unknown[] = [];
-  const reading = async () => {
+  const reading = (async () => {
     const request = { agentId: agent.id, method: "parts" };
     for await (const piece of mine.requestStream(request)) pieces.push(piece);
-  };
-  const failing = failure(reading());
+  })();
   await begun.passed;
+  relay.swallowQuestions();
+  goOn.open();
+  await swallowed.passed;
   const lost = reaches(serving.gateway, "waiting");
   relay.cut({ refuse: true });
   await lost;
   relay.restore();
+  last.open();
+  await reading;
+  expect(pieces).toEqual([1, 2, 3, 4]);
+});
+
+it("sends the end of an answer again that a lost connection has swallowed", async () => {
+  const [begun, goOn, ended] = [gate(), gate(), gate()];
+  const agent = makeAgent(`ends-${fresh()}`, { graceMs: 10_000 });
+  agent.tool("parts", {}, async function* () {
+    begun.open();
+    await goOn.passed;
+    yield 1;
+    yield 2;
+    setImmediate(ended.open);
+  });
+  const serving = await serve(agent, relay.url);
+  const mine = await client(gateway.url);
+  const request = { agentId: agent.id, method: "parts" };
+  const streamed = (async () => {
+    const pieces: unknown[] = [];
+    for await (const piece of mine.requestStream(request)) pieces.push(piece);
+    return pieces;
+  })();
+  await begun.passed;
+  relay.swallowQuestions();
   goOn.open();
-  expect((await failing).code).toBe("AGENT_LOST");
+  await ended.passed;
+  const lost = reaches(serving.gateway, "waiting");
+  relay.cut({ refuse: true });
+  await lost;
+  relay.restore();
+  expect(await streamed).toEqual([1, 2]);
 });
 
 it("says all of an answer that is told faster than the gateway takes it", async () => {
@@ -190,6 +226,7 @@ it("says all of an answer that is told faster than the gateway takes it", async 
     if (event.type === "complete") expect(event.content).toBe(words.join(""));
   }
   expect(text).toBe(words.join(""));
+  await serving.gateway.ping(); // what was refused, the agent has heard by then
   expect(refused).toBeGreaterThan(0);
 });
 

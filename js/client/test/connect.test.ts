@@ -69,6 +69,25 @@ describe("signing in", () => {
     await guarded.kill();
   });
 
+  it("takes a sign-in code once, and a token in its place after that", async () => {
+    const own = await GatewayProcess.start();
+    const relay = await Relay.to(own.port);
+    const link = await own.command(["open", "--print", "--url", own.url]);
+    const code = new URLSearchParams(new URL(link.trim()).hash.slice(1)).get("code") ?? "";
+    const byCode = { token: undefined, code };
+    const mine = await client(relay.url, byCode);
+    expect(mine).toMatchObject({ userId: "owner", role: "control" });
+    expect(mine.token).toMatch(/^tl_s_/);
+    const back = reaches(mine, "open");
+    relay.cut();
+    await back;
+    expect(mine.userId).toBe("owner");
+    expect((await failure(connect(own.url, { ...OPTIONS, ...byCode }))).code).toBe("AUTH_FAILED");
+    await closeAll();
+    await relay.close();
+    await own.kill();
+  });
+
   it("refreshes the credential of the same user", async () => {
     const mine = await client(gateway.url);
     const identity = await mine.refresh(TOKEN);

@@ -218,6 +218,11 @@ describe("durable messages", () => {
     expect([pace.take(0), pace.take(0), pace.take(0)]).toEqual([0, 0, 100]);
     expect(pace.take(100)).toBe(0);
     expect(new Pace().take(0)).toBe(0);
+    // A gateway that rounds tells 0, and takes something all the same.
+    const slow = new Pace(0, 1);
+    expect(slow.take(0)).toBe(0);
+    expect(slow.take(0)).toBeGreaterThan(0);
+    expect(slow.take(0)).toBeLessThan(Number.POSITIVE_INFINITY);
   });
 
   it("keep their order where one is refused after all, and go out one by one then", () => {

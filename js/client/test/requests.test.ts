@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from "vitest";
-import { type Agent, type Gateway, OutcomeUnknown, ToolError } from "../src/index.js";
+import { type Agent, type Gateway, OutcomeUnknown, type Serving, ToolError } from "../src/index.js";
+import { Pace } from "../src/outbox.js";
 import { client, closeAll, failure, makeAgent, serve } from "./support/client.js";
 import { GatewayProcess } from "./support/gateway.js";
 import { Relay } from "./support/relay.js";
@@ -14,6 +15,7 @@ let gateway: GatewayProcess;
 let asker: Gateway;
 let calls: string[];
 let agent: Agent;
+let serving: Serving;
 
 beforeAll(async () => {
   gateway = await GatewayProcess.start();
@@ -45,7 +47,7 @@ beforeEach(async () => {
       if (aloud) throw new ToolError("there is no such city", "UNKNOWN_CITY");
       throw new Error("a secret");
     });
-  await serve(agent, gateway.url);
+  serving = await serve(agent, gateway.url);
   asker = await client(gateway.url);
 });
 
@@ -71,14 +73,30 @@ it("streams, and gives the pieces as a list to who does not", async () => {
   expect(await asker.request({ capability: "count", params: { to: 3 } })).toEqual([1, 2, 3]);
 });
 
-it("fails rather than leaves out pieces, where they come faster than the gateway allows", async () => {
+it("streams no faster than the gateway takes it", async () => {
+  let refused = 0;
+  const forget = serving.gateway.on("message", ({ type }) => {
+    if (type === "error") refused += 1;
+  });
+  const pieces: unknown[] = [];
+  const request = { capability: "count", params: { to: 80 } };
+  for await (const piece of asker.requestStream(request)) pieces.push(piece);
+  forget();
+  expect(pieces).toEqual(Array.from({ length: 80 }, (_, n) => n + 1));
+  expect(refused).toBe(0);
+});
+
+it("fails rather than leaves out pieces, where some were refused", async () => {
+  const told = serving.gateway.wire.streamPace;
+  serving.gateway.wire.streamPace = new Pace(); // as if the gateway had not told its limits
   const pieces: unknown[] = [];
   const reading = async () => {
     const request = { capability: "count", params: { to: 1_000 } };
     for await (const piece of asker.requestStream(request)) pieces.push(piece);
   };
-  expect((await failure(reading())).code).toBe("RATE_LIMITED");
+  expect((await failure(reading())).code).toBe("AGENT_LOST");
   expect(pieces.length).toBeGreaterThan(0);
+  serving.gateway.wire.streamPace = told;
 });
 
 it("takes a falsy result for what it is", async () => {

@@ -79,13 +79,18 @@ export class GatewayProcess {
     return new GatewayProcess(child, url, dataDir, settings.dataDir === undefined);
   }
 
-  /** Runs a command on its data folder, with a text as its input. */
-  async command(args: string[], input: string): Promise<void> {
+  /** Runs a command on its data folder, with a text as its input; returns what it prints. */
+  async command(args: string[], input = ""): Promise<string> {
     const where = ["--data-dir", this.dataDir];
     const child = spawn(python(), ["-m", "trunkline", ...args, ...where], { cwd: ROOT });
+    let said = "";
+    child.stdout.on("data", (text) => {
+      said += text;
+    });
     child.stdin.end(input);
-    const [code] = await once(child, "exit");
+    const [code] = await once(child, "close");
     if (code !== 0) throw new Error(`the command ended with ${code}`);
+    return said;
   }
 
   /** Ends it at once, as a crash would. */

@@ -6,6 +6,7 @@ export class Relay {
   readonly #pairs = new Set<[Socket, Socket]>();
   #refusing = false;
   #swallowing = false;
+  #deaf = false;
   #target: number;
 
   private constructor(
@@ -41,12 +42,17 @@ export class Relay {
 
   /** Lets new connections through again. */
   restore(): void {
-    this.#refusing = this.#swallowing = false;
+    this.#refusing = this.#swallowing = this.#deaf = false;
   }
 
   /** Nothing that the gateway says arrives any more, until the connections are cut. */
   swallowAnswers(): void {
     this.#swallowing = true;
+  }
+
+  /** Nothing that clients say arrives any more, until the connections are cut. */
+  swallowQuestions(): void {
+    this.#deaf = true;
   }
 
   async close(): Promise<void> {
@@ -65,7 +71,7 @@ export class Relay {
       near.destroy();
       far.destroy();
     };
-    near.on("data", (data) => far.write(data));
+    near.on("data", (data) => this.#deaf || far.write(data));
     far.on("data", (data) => this.#swallowing || near.write(data));
     for (const socket of pair) socket.on("close", end).on("error", end);
   }
