@@ -8,6 +8,7 @@ import threading
 import pytest
 
 import trunkline
+from trunkline.config import GatewayConfig, LimitsConfig
 from trunkline.testing import AgentHarness
 
 
@@ -146,3 +147,54 @@ async def test_an_agent_that_only_has_tools_leaves_chats_unanswered():
         ack = await harness.session.send("hi", mentions=["worker"])
 
     assert ack.runs == []
+
+
+@pytest.mark.parametrize("allow", [True, False])
+async def test_what_the_agent_asks_for_is_allowed_or_denied(agent, allow):
+    """The test says in a word what the people in the session would answer."""
+
+    @agent.on_chat
+    async def reply(ctx, message):
+        return "done" if await ctx.approve("delete", {"path": message.text}) else "kept"
+
+    async with AgentHarness(agent) as harness:
+        assert await harness.chat("/tmp/x", allow=allow) == ("done" if allow else "kept")
+
+
+async def test_a_configuration_needs_no_sign_in(agent):
+    """Whatever else is configured, the harness is let in."""
+    config = GatewayConfig(limits=LimitsConfig(max_depth=20))
+    async with AgentHarness(agent, config=config) as harness:
+        assert await harness.chat("hi") == "You said: hi"
+
+
+async def test_what_is_still_at_work_in_the_end_is_cancelled(agent):
+    """A test is over when it is over, not when the agent's patience is."""
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @agent.tool
+    async def hang() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with asyncio.timeout(agent.drain_timeout / 2):
+        async with AgentHarness(agent) as harness:
+            calling = asyncio.create_task(harness.call("hang"))
+            await begun.wait()
+    assert ended.is_set()
+    with pytest.raises(trunkline.TrunklineError):
+        await calling
+
+
+async def test_a_generators_pieces_come_as_a_list(agent):
+    """A tool that streams is called as any other."""
+
+    @agent.tool
+    def count(to: int):
+        yield from range(to)
+
+    async with AgentHarness(agent) as harness:
+        assert await harness.call("count", to=3) == [0, 1, 2]

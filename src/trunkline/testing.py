@@ -9,20 +9,23 @@ would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any
 
+from msgspec.structs import replace
 from websockets.exceptions import ConnectionClosedError
 from websockets.frames import Close
 
 from trunkline.clients import Client, Identity, Peer
 from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.messages import GatewayMessage, create_message, decode_message, encode
+from trunkline.payloads import Ack
 from trunkline.sdk.agent import Agent
 from trunkline.sdk.client import GatewayClient
 from trunkline.sdk.events import Completed, Event
+from trunkline.sdk.messages import Message
 from trunkline.sdk.session import Session
 from trunkline.sdk.sockets import SignIn
 from trunkline.server import GatewayServer
@@ -224,11 +227,12 @@ class AgentHarness:
             assert await harness.call("add", a=1, b=2) == 3
 
     Gateway, protocol and SDK are the real ones; only the network is left out.
+    What is still at work in the end is cancelled.
 
     Args:
         agent: The agent.
         others: Agents that it may ask.
-        config: The gateway's configuration; None: the defaults, without sign-in.
+        config: The gateway's configuration, but for the sign-in, which is left out.
 
     Attributes:
         gateway: The gateway, once entered.
@@ -238,7 +242,9 @@ class AgentHarness:
 
     def __init__(self, agent: Agent, *others: Agent, config: GatewayConfig | None = None) -> None:
         self.agent = agent
-        self.gateway = GatewayServer(config or GatewayConfig(auth=AuthConfig(mode="none")))
+        self.gateway = GatewayServer(
+            replace(config or GatewayConfig(), auth=AuthConfig(mode="none"))
+        )
         self.client = GatewayClient(MEMORY, dial=self._dial)
         self.session: Session
         self._others = others
@@ -248,12 +254,17 @@ class AgentHarness:
         return MemorySocket(self.gateway)
 
     async def __aenter__(self) -> AgentHarness:
+        leaving: list[Callable[[], Awaitable[None]]] = []
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.gateway)
             for agent in (*self._others, self.agent):
-                await stack.enter_async_context(agent.serving(MEMORY, dial=self._dial))
+                serving = await stack.enter_async_context(agent.serving(MEMORY, dial=self._dial))
+                # Before it would wait for what is at work.
+                leaving.append(serving.close)
             await stack.enter_async_context(self.client)
             self.session = await self.client.create(agent_id=self.agent.id)
+            for close in leaving:
+                stack.push_async_callback(close)
             self._stack = stack.pop_all()
         return self
 
@@ -265,26 +276,51 @@ class AgentHarness:
     ) -> None:
         await self._stack.__aexit__(kind, error, traceback)
 
-    async def events(self, text: str) -> list[Event]:
-        """Say something to the agent and return everything that comes of it."""
-        return [event async for event in self.session.chat(text, mentions=[self.agent.id])]
-
-    async def chat(self, text: str) -> str:
+    async def events(self, text: str, *, allow: bool | None = None) -> list[Event]:
         """
-        Say something to the agent and return its whole answer.
+        Say something to the agent and return everything that comes of it.
+
+        Args:
+            text: What to say.
+            allow: What to answer where the agent asks whether it may run a tool;
+                None: nothing, so that it waits.
+        """
+        answers: list[asyncio.Task[Ack]] = []
+
+        def answer(request: Message) -> None:
+            if allow is not None:
+                approving = self.session.approve(request, allow=allow)
+                answers.append(asyncio.create_task(approving))
+
+        forget = self.client.on("approval_request", answer)
+        try:
+            chat = self.session.chat(text, mentions=[self.agent.id])
+            events = [event async for event in chat]
+        finally:
+            forget()
+        await asyncio.gather(*answers)
+        return events
+
+    async def chat(self, text: str, *, allow: bool | None = None) -> str:
+        """
+        Say something to the agent and return its whole answer; arguments are those of `events`.
 
         Raises:
             AssertionError: The answer did not end well; the text says how.
         """
         if self.agent.chat_handler is None:
             raise AssertionError(f"{self.agent} does not answer chats")
-        end = (await self.events(text))[-1]
+        end = (await self.events(text, allow=allow))[-1]
         if not isinstance(end, Completed) or end.status != "ok":
             raise AssertionError(f"the answer ended badly: {end}")
         return end.content
 
     async def call(self, tool: str, /, **params: Any) -> Any:
-        """Call one of the agent's tools and return its result; raises as `GatewayClient.request`."""
+        """
+        Call one of the agent's tools and return its result, of a generator the list of what it yields.
+
+        Errors are those of `GatewayClient.request`.
+        """
         return await self.client.request(agent_id=self.agent.id, method=tool, params=params)
 
 
