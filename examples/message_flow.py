@@ -17,6 +17,8 @@ from websockets.asyncio.client import connect as open_websocket
 from trunkline import GatewayMessage, create_message
 from trunkline.messages import decode_message, encode
 
+URL = os.environ.get("TRUNKLINE_URL", "ws://127.0.0.1:18789").replace("http", "ws", 1)
+
 
 async def receive(socket: ClientConnection) -> GatewayMessage:
     """Wait for one frame of the gateway, and show it."""
@@ -49,4 +51,4 @@ async def main(url: str, token: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    asyncio.run(main("ws://127.0.0.1:18789/ws", os.environ["TRUNKLINE_TOKEN"]))
+    asyncio.run(main(f"{URL}/ws", os.environ["TRUNKLINE_TOKEN"]))
