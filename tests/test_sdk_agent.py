@@ -9,6 +9,7 @@ from lossy import LossyLine
 
 import trunkline.sdk as trunkline
 from trunkline.config import AuthConfig, LimitsConfig, OriginConfig, WebSocketTransportConfig
+from trunkline.payloads import RoutePolicy
 from trunkline.sdk.connection import State
 from trunkline.transports.websocket import WebSocketGateway
 
@@ -408,7 +409,7 @@ class TestRequests:
             await go_on.wait()
 
         @third.tool
-        async def relay(policy: trunkline.RoutePolicy, ctx: trunkline.ToolContext) -> str:
+        async def relay(policy: RoutePolicy, ctx: trunkline.ToolContext) -> str:
             return await ctx.ask(capability="which", policy=policy)
 
         for each in (busy, idle):

@@ -4,7 +4,6 @@ The Python SDK: clients and agents for a Trunkline gateway.
 It knows the protocol's vocabulary and nothing of the gateway itself.
 """
 
-from trunkline.payloads import RoutePolicy
 from trunkline.sdk.agent import Agent
 from trunkline.sdk.client import GatewayClient, Options, connect
 from trunkline.sdk.connection import State
@@ -44,7 +43,6 @@ __all__ = [
     "OutcomeUnknown",
     "Page",
     "RequestFailed",
-    "RoutePolicy",
     "RunContext",
     "Session",
     "SignInFailed",
