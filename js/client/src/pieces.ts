@@ -7,6 +7,8 @@ export class Pieces {
   count = 0;
   /** Characters of those that are kept. */
   size = 0;
+  /** Whether the last one says that a piece before it was lost. */
+  broken = false;
   readonly #kept: string[] = [];
 
   /** Keeps a piece that has been sent; the oldest go when they are too much. */

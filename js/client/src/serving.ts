@@ -175,17 +175,26 @@ export class Serving {
   #answerAgain(requestId: string, received: number): void {
     const pieces = this.#requests.get(requestId)?.pieces ?? this.#ended.get(requestId);
     if (pieces === undefined) return;
-    const missing = pieces.after(received);
+    const missing = pieces.broken ? [pieces.last] : pieces.after(received);
     if (missing === undefined) return this.#giveUp(requestId, 0);
     for (const frame of missing) this.gateway.wire.connection.post(frame);
   }
 
   /** Ends a request, after `ms`, whose answer has a hole: none is better than a wrong one. */
   #giveUp(requestId: string, ms: number): void {
-    this.#requests.get(requestId)?.cancel();
+    const request = this.#requests.get(requestId);
+    const pieces = request?.pieces ?? this.#ended.get(requestId);
+    if (pieces === undefined || pieces.broken) return;
+    request?.cancel();
+    const { wire } = this.gateway;
     const error = { code: "AGENT_LOST", message: "a piece of the answer was lost on the way" };
-    const end = makeMessage("route_response", { requestId, ok: false, error, done: true });
-    setTimeout(() => this.gateway.wire.post(end), ms);
+    const end = { requestId, ok: false, error, done: true };
+    const id = `${ANSWER}${requestId}.${pieces.count}`;
+    const frame = wire.frame(makeMessage("route_response", end, undefined, { id }));
+    pieces.broken = true;
+    pieces.add(frame);
+    this.#keep(requestId, pieces);
+    setTimeout(() => wire.connection.post(frame), ms);
   }
 
   /** @internal Tells the gateway what has changed since the agent told it last. */
@@ -419,6 +428,8 @@ export class Serving {
       // Not awaited: a cancelled generator may be in the middle of something.
       void Promise.resolve(pieces.return?.()).catch(() => {});
     }
+    // What the gateway refused it has said before it answers this; then there is no end to send.
+    if (delivery.stream) await this.gateway.wire.call("ping", {});
     await this.#respond(context, { result: delivery.stream ? undefined : all, done: true });
   }
 

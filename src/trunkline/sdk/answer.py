@@ -60,11 +60,13 @@ class Pieces:
     Attributes:
         count: Pieces so far, those that are not kept any more among them.
         size: Bytes of those that are.
+        broken: Whether the last one says that a piece before it was lost.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.size = 0
+        self.broken = False
         self._kept: deque[GatewayMessage] = deque()
 
     def add(self, piece: GatewayMessage) -> None:

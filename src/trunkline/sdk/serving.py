@@ -207,7 +207,7 @@ class Serving:
         pieces = request.pieces if request is not None else self._ended.get(request_id)
         if pieces is None:
             return
-        missing = pieces.after(received)
+        missing = [pieces.last()] if pieces.broken else pieces.after(received)
         if missing is None:
             self._give_up(request_id)
         else:
@@ -217,12 +217,17 @@ class Serving:
     def _give_up(self, request_id: str, wait: float = 0.0) -> None:
         """End a request, after `wait` seconds, whose answer has a hole: none is better than a wrong one."""
         request = self._requests.get(request_id)
+        pieces = request.pieces if request is not None else self._ended.get(request_id)
+        if pieces is None or pieces.broken:
+            return
         if request is not None:
             request.cancel()
         reason = _reason(ErrorCode.AGENT_LOST, "a piece of the answer was lost on the way")
-        end = create_message(
-            "route_response", RouteResponse(request_id=request_id, ok=False, error=reason)
-        )
+        response = RouteResponse(request_id=request_id, ok=False, error=reason)
+        end = create_message("route_response", response, id=f"{request_id}.{pieces.count}")
+        pieces.broken = True
+        pieces.add(end)
+        self._keep(request_id, pieces)
         asyncio.get_running_loop().call_later(wait, self._wire.post, end)
 
     def announce(self) -> None:
@@ -451,6 +456,8 @@ class Serving:
             await asyncio.sleep(wait)
             await self._online()
         request_id, pieces = context.work_id, context.pieces
+        if pieces.broken:
+            return
         response = RouteResponse(request_id=request_id, **fields)
         message = create_message("route_response", response, id=f"{request_id}.{pieces.count}")
         self._wire.post(message)
