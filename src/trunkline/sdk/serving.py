@@ -446,6 +446,8 @@ class Serving:
             return
         async for piece in tool.stream(arguments, context):
             await self._respond(context, chunk=Raw(encode(piece)), done=False)
+        # What the gateway refused it has said before it answers this; then there is no end to send.
+        await self._wire.call("ping")
         await self._respond(context)
 
     async def _respond(self, context: ToolContext, **fields: Any) -> None:
