@@ -297,7 +297,8 @@ async def test_s15_http_tells_nothing(ws_gateway, method, path):
         peer.send(request(path, method=method, host=f"127.0.0.1:{ws_gateway.port}"))
         answer = await peer.answer()
 
-    assert answer.status == 404
+    console = path == "/"  # a page that is the same for everybody, or word of how to build it
+    assert answer.status in ((200, 404, 405) if console else (404,))
     assert not any(word in answer.body for word in (b"clients", b"sessions", b"count"))
 
 
