@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any, get_args
 import pytest
 
 from trunkline import WebSocketGateway, WebSocketTransportConfig
+from trunkline.authdb import AUTH_FILE
 from trunkline.config import AuthConfig, convert_config
 from trunkline.errors import CloseCode, ErrorCode
 from trunkline.events import EVENTS
@@ -118,6 +120,30 @@ def test_every_condition_of_the_rights_is_explained():
     listed = text_of(DOCS / "explanation" / "security.md").partition("| word | means |")[2]
 
     assert all(f"`{condition}`" in listed for condition in get_args(Condition))
+
+
+def audited_actions() -> Iterator[str]:
+    """The actions that the code puts into the audit log: every text of their form."""
+    families = {"agent", "approval", "audit", "auth", "client", "config", "device", "gateway"}
+    families |= {"session", "token", "user"}
+    for module in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(text_of(module))):
+            match node:
+                case ast.Constant(value=str(text)) if re.fullmatch(r"[a-z]+\.[a-z]+", text):
+                    if text.partition(".")[0] in families:
+                        yield text
+    yield from (f"token.{action}" for action in ("create", "revoke", "rotate"))
+    yield from (f"user.{action}" for action in ("add", "remove", "passwd"))
+
+
+def test_every_action_of_the_audit_log_is_explained():
+    """Who reads the log finds each action in the table."""
+    page = text_of(DOCS / "how-to" / "audit-and-logs.md")
+    rows = re.findall(r"^\| (`[a-z.`, ]+`) \| \S", page, re.MULTILINE)
+    explained = {action for row in rows for action in re.findall(r"`([a-z.]+)`", row)}
+
+    others = {*settings_table(), AUTH_FILE}
+    assert set(audited_actions()) - others - explained == set()
 
 
 def references(schema: Any) -> Iterator[str]:
