@@ -216,12 +216,16 @@ async def ask_proxied(case: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-async def main() -> None:
-    """Ask everything; print the answers."""
+def prepare() -> None:
+    """Give this network its addresses."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for address in ADDRESSES:
         more = ["nodad"] if ":" in address else []
         subprocess.run(["ip", "addr", "add", address, "dev", "lo", *more], check=True)
+
+
+async def main() -> None:
+    """Ask everything; print the answers."""
     cert, key = write_certificate(Path(sys.argv[1]))
     tls = TlsConfig(cert=cert, key=key)
     answers: dict[str, Any] = {}
@@ -234,4 +238,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     asyncio.run(main())
