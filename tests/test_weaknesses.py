@@ -199,12 +199,42 @@ def every_kind_of_answer(gateway: WebSocketGateway) -> dict[str, bytes]:
         "431": request("/healthz", big, host=name),
         "431 ": request("/healthz", *many, host=name),
         "505": request("/healthz", host=name, version="HTTP/2.0"),
+        "401 ": request("/api/v1/stats", host=name),
+        "401  ": request("/api/v1/nothing", "Content-Length: 0", host=name, method="DELETE"),
+        "401   ": request("/metrics", "Authorization: Bearer wrong", host=name),
+        "403  ": request("/api/v1/stats", "Sec-Fetch-Site: cross-site", host=name, method="POST"),
+    }
+
+
+def every_kind_of_answer_to_a_user(gateway: WebSocketGateway) -> dict[str, bytes]:
+    """The same, for those who have signed in."""
+    name, bearer = host(gateway), f"Authorization: Bearer {token_of('ada', 'control', 'admin')}"
+    nothing, form = "Content-Length: 0", "Content-Type: application/x-www-form-urlencoded"
+
+    def api(path: str, *more: str, method: str = "GET") -> bytes:
+        return request(f"/api/v1{path}", bearer, *more, host=name, method=method)
+
+    return {
+        "200": api("/stats"),
+        "200 ": api("/sessions"),
+        "200  ": request("/openapi.json", host=name),
+        "200   ": request("/metrics", bearer, host=name),
+        "404": api("/nothing"),
+        "404 ": api("/sessions/none"),
+        "405": api("/stats", nothing, method="POST"),
+        "201": api("/sessions", nothing, method="POST"),
+        "400": api(
+            "/sessions", "Content-Type: application/json", "Content-Length: 1", method="POST"
+        )
+        + b"{",
+        "415": api("/sessions", form, "Content-Length: 2", method="POST") + b"{}",
     }
 
 
 async def test_every_answer_has_the_security_headers(ws_gateway):
     """Routes, errors and refusals before any route alike; without a cookie or a CORS grant."""
-    for wanted, head in every_kind_of_answer(ws_gateway).items():
+    heads = [*every_kind_of_answer(ws_gateway).items()]
+    for wanted, head in [*heads, *every_kind_of_answer_to_a_user(ws_gateway).items()]:
         answer = await asked(ws_gateway, head)
 
         assert answer.status == int(wanted), wanted
