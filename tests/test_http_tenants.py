@@ -7,11 +7,12 @@ stands for: connections, open requests, stored tokens, devices, the audit log.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from http_peers import API, code_of, http
+from http_peers import API, code_of, events, http
 from peers import WebSocketPeer, connect, guarded_config, hang_up, register
 
 from trunkline.audit import Audit
@@ -155,3 +156,21 @@ async def test_the_audit_log_is_for_those_who_may_know_of_everything(street):
 
     assert (mine.status_code, code_of(mine)) == (403, "FORBIDDEN")
     assert owners.status_code == 200
+
+
+async def test_a_revoked_token_ends_what_it_opened_over_http(street):
+    """A stream of events ends with 4003, a request that waits with a refusal, and neither comes again."""
+    async with http(street.gateway, street.secrets["acme-webchat"]) as client:
+        await client.post(f"{API}/sessions", json={"sessionId": "acme-room"})
+        asking = asyncio.create_task(
+            client.post(f"{API}/requests", json={"agentId": "acme-bot"}, timeout=20)
+        )
+        await street.peers["acme-node"].next("route_request")
+        async with events(client, "acme-room") as stream:
+            await stream.next()
+            street.gateway.credentials.revoke(street.ids["acme-webchat"])
+
+            assert (await stream.next("close")).data["code"] == 4003
+            await stream.over()
+        assert (await asking).status_code == 401
+        assert (await client.get(f"{API}/sessions")).status_code == 401
