@@ -120,6 +120,15 @@ def test_nothing_is_replaced(cli, tmp_path):
     assert (target / "log.db").read_text() == "mine"
 
 
+def test_what_a_killed_backup_left_is_in_nobodys_way(cli, tmp_path):
+    """Half a copy never has the name that was asked for."""
+    (tmp_path / "copy.partial").mkdir()
+    (tmp_path / "copy.x.partial").mkdir()
+
+    assert cli("backup", str(tmp_path / "copy")).exit_code == 0
+    assert "parent" in cli("backup", str(tmp_path / "no-parent" / "copy")).stderr
+
+
 def test_a_damaged_file_makes_no_backup(tmp_path):
     """Nothing is left behind that looks like one."""
     data = tmp_path / "data"

@@ -189,7 +189,7 @@ def every_kind_of_answer(gateway: WebSocketGateway) -> dict[str, bytes]:
         "401": upgrade_to(gateway, "Authorization: Bearer wrong"),
         "403": upgrade_to(gateway, "Origin: https://evil.example"),
         "403 ": request("/healthz", "Origin: https://evil.example", host=name, method="POST"),
-        "404": request("/", host=name),
+        "404": request("/assets/none", host=name),
         "404 ": request("/nothing", host=name),
         "404  ": upgrade_to(gateway, target="/elsewhere"),
         "405": request("/healthz", "Content-Length: 0", host=name, method="POST"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,11 +60,22 @@ def _all_or_nothing(folder: Path) -> Iterator[Path]:
     """Make a folder, for its owner alone, that is there when it is complete, or not at all."""
     if folder.exists():
         raise FileExistsError(f"there is a {folder}")
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir(mode=0o700)
+    # A name of its own: what a killed backup left behind is in nobody's way.
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent))
     try:
         yield partial
+        _sync(partial)
         partial.rename(folder)
+        _sync(folder.parent)
     except BaseException:
-        shutil.rmtree(partial)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder survive a power loss."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
