@@ -12,8 +12,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from peers import WebSocketPeer, connect, error_of, guarded_config, hang_up, raw, upgrade_to
-from rawsocket import RawSocket
+from peers import (
+    WebSocketPeer,
+    connect,
+    error_of,
+    guarded_config,
+    hang_up,
+    host,
+    raw,
+    upgrade_to,
+)
+from rawsocket import RawSocket, request
 from websockets import InvalidStatus
 
 from trunkline.authdb import AuthDatabase
@@ -112,6 +121,26 @@ async def test_only_the_right_stored_token_signs_in_by_the_header(gate, state):
     user = await by_header(gate, gate.tokens[state])
 
     assert user == ("ada" if state == "right" else None)
+
+
+async def by_call(gate: Gate, *secrets: str) -> int:
+    """The status of an HTTP call with so many bearers."""
+    bearers = [f"Authorization: Bearer {secret}" for secret in secrets]
+    async with await RawSocket.connect(gate.gateway.port) as peer:
+        peer.send(request("/api/v1/sessions", *bearers, host=host(gate.gateway)))
+        return (await peer.answer()).status
+
+
+@pytest.mark.parametrize("state", STATES)
+async def test_only_the_right_stored_token_makes_a_call(gate, state):
+    """Over HTTP, where each call is judged anew; two bearers are no request."""
+    right = gate.tokens["right"]
+
+    assert await by_call(gate, gate.tokens[state]) == (200 if state == "right" else 401)
+    assert await by_call(gate, gate.tokens[state], right) == 400
+    assert await by_call(gate) == 401
+    for other in (PASSWORD, OWNERS_PASSWORD, f"ada:{PASSWORD}"):
+        assert await by_call(gate, other) == 401
 
 
 @pytest.mark.parametrize("state", STATES)

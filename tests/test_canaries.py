@@ -29,6 +29,9 @@ CANARIES = {
     "chat": "canary13chat",
     "Sec-WebSocket-Protocol": "canary14protocol",
     "path": "canary15path",
+    "HTTP body": "canary17body",
+    "key": "canary18key",
+    "signature": "canary19signature",
 }
 """What strangers send, by where they send it."""
 
@@ -151,6 +154,16 @@ async def plant_in_frames(served, bystander):
         {"type": "auth", "id": "3", "payload": {"password": c["auth password"]}},
         {"type": "auth", "id": "4", "payload": {"code": c["auth code"]}},
         {"type": "auth", "id": "5", "payload": {"token": {"is": c["auth token"]}}},
+        {
+            "type": "connect",
+            "id": "7",
+            "payload": {
+                "deviceId": "d",
+                "publicKey": "A" * 43,
+                "challengeResponse": c["signature"],
+                "signature": c["signature"],
+            },
+        },
         {"type": "chat", "id": "6", "sessionId": "s", "payload": {"message": c["chat"]}},
     ]
     heard = []
@@ -165,6 +178,29 @@ async def plant_in_frames(served, bystander):
     while '"end"' not in (frame := await bystander.recv()):
         heard.append(frame)
     return heard
+
+
+async def plant_in_calls(served):
+    """Send secrets to the HTTP API, as a stranger, as a member and as an operator."""
+    c = CANARIES
+    body = json.dumps({"token": c["HTTP body"], "password": c["HTTP body"]})
+    wrong = (f"Authorization: Bearer {c['bearer']}",)
+    right = (f"Authorization: Bearer {CONFIG_TOKEN}",)
+    answers = []
+    for bearer in ((), wrong, right):
+        for target in ("/sessions", "/requests", "/tokens", "/devices/none/approve", "/none"):
+            peer = await RawSocket.connect(served.port)
+            lines = (
+                *(*bearer, "Content-Type: application/json", f"Content-Length: {len(body)}"),
+                *(f"Idempotency-Key: {c['key']}{{", "Connection: close"),
+            )
+            name = f"127.0.0.1:{served.port}"
+            head = request(f"/api/v1{target}", *lines, method="POST", host=name)
+            peer.send(head + body.encode())
+            answers.append(await peer.rest())
+            await peer.close()
+    assert all(answers)
+    return answers
 
 
 async def say(bystander):
@@ -199,6 +235,7 @@ class TestSecrets:
             url = f"ws://127.0.0.1:{served.port}/ws"
             async with connect(url, additional_headers=owner, proxy=None) as bystander:
                 answers = await plant_in_heads(served)
+                answers += await plant_in_calls(served)
                 frames = await plant_in_frames(served, bystander)
                 await say(bystander)
             served.end()

@@ -1,4 +1,4 @@
-"""``trunkline sessions`` and ``trunkline backup``, as processes against a real gateway."""
+"""``trunkline sessions``, as processes against a real gateway."""
 
 import json
 
@@ -100,36 +100,3 @@ def test_close_with_delete_removes_the_log(cli):
 
     assert done.exit_code == 0
     assert cli("sessions", "history", "gone").exit_code == 1
-
-
-def test_a_backup_is_taken_while_the_gateway_runs_and_can_be_started(cli, tmp_path):
-    """The copy holds the messages; under it every session has another epoch."""
-    before = json.loads(cli("sessions", "--json").stdout)
-    folder = tmp_path / "restored"
-    folder.mkdir(mode=0o700)
-
-    done = cli("backup", str(folder / "log.db"))
-
-    assert done.exit_code == 0
-    environ = cli.environ | {"TRUNKLINE_DATA_DIR": str(folder)}
-    restored = Running(environ, "serve", "--port", "0", "--history", "sqlite")
-    try:
-        environ["TRUNKLINE_URL"] = restored.wait_for(r"listening on (http\S+)")[1]
-        export = invoke(environ, "sessions", "export", "room")
-    finally:
-        restored.end()
-        restored.close()
-    assert any(entry["sessionId"] == "room" for entry in before)
-    assert said(export.stdout)[:3] == ["one", "two", "three"]
-
-
-def test_a_backup_replaces_no_file(cli, tmp_path):
-    """A file that is there stays as it is."""
-    target = tmp_path / "log.db"
-    target.write_text("mine")
-
-    done = cli("backup", str(target))
-
-    assert "exists" in done.stderr
-    assert done.exit_code == 1
-    assert target.read_text() == "mine"

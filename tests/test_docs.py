@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import os
@@ -18,7 +19,8 @@ from typing import Any, get_args
 import pytest
 
 from trunkline import WebSocketGateway, WebSocketTransportConfig
-from trunkline.config import AuthConfig, convert_config
+from trunkline.authdb import AUTH_FILE
+from trunkline.config import AuthConfig, LimitsConfig, convert_config
 from trunkline.errors import CloseCode, ErrorCode
 from trunkline.events import EVENTS
 from trunkline.payloads import CLIENT_PAYLOADS, GATEWAY_PAYLOADS, MESSAGE_TYPES, PAYLOADS
@@ -120,6 +122,60 @@ def test_every_condition_of_the_rights_is_explained():
     assert all(f"`{condition}`" in listed for condition in get_args(Condition))
 
 
+# What the explanation of security says is shown
+
+
+def proofs() -> dict[str, str]:
+    """The rows of the tables of what is shown, by their first column."""
+    shown = text_of(DOCS / "explanation" / "security.md").partition("## 9. What is shown")[2]
+    return dict(re.findall(r"^\| `?([WST][-\w]*|limits\.\w+)`? \| (.+) \|$", shown, re.MULTILINE))
+
+
+def test_every_test_that_is_said_to_show_something_exists():
+    """Whoever renames or removes a test sees what it was for."""
+    console = (ROOT / "tests" / "browser").exists()
+
+    for row in proofs().values():
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named or "not applicable" in row or "not shown" in row, row
+        for file, name in named:
+            if console or not file.startswith("browser/"):
+                source = text_of(ROOT / "tests" / file)
+                assert re.search(rf"\bdef {name}\(|^(class )?{name}\b", source, re.MULTILINE), name
+
+
+def test_no_weakness_defect_or_limit_is_left_out():
+    """Each has a row, be it to say that it is not shown."""
+    ids = {f"W{number:02}" for number in range(1, 51)} | {f"S{number}" for number in range(1, 19)}
+    limits = {f"limits.{field}" for field in LimitsConfig.__struct_fields__}
+
+    assert ids | limits <= set(proofs())
+
+
+def audited_actions() -> Iterator[str]:
+    """The actions that the code puts into the audit log: every text of their form."""
+    families = {"agent", "approval", "audit", "auth", "client", "config", "device", "gateway"}
+    families |= {"session", "token", "user"}
+    for module in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(text_of(module))):
+            match node:
+                case ast.Constant(value=str(text)) if re.fullmatch(r"[a-z]+\.[a-z]+", text):
+                    if text.partition(".")[0] in families:
+                        yield text
+    yield from (f"token.{action}" for action in ("create", "revoke", "rotate"))
+    yield from (f"user.{action}" for action in ("add", "remove", "passwd"))
+
+
+def test_every_action_of_the_audit_log_is_explained():
+    """Who reads the log finds each action in the table."""
+    page = text_of(DOCS / "how-to" / "audit-and-logs.md")
+    rows = re.findall(r"^\| (`[a-z.`, ]+`) \| \S", page, re.MULTILINE)
+    explained = {action for row in rows for action in re.findall(r"`([a-z.]+)`", row)}
+
+    others = {*settings_table(), AUTH_FILE}
+    assert set(audited_actions()) - others - explained == set()
+
+
 def references(schema: Any) -> Iterator[str]:
     if isinstance(schema, dict):
         if "$ref" in schema:
@@ -174,8 +230,9 @@ def test_every_link_leads_somewhere(page):
 
 
 @pytest.mark.parametrize("block", blocks("python"))
-def test_every_python_block_runs(block):
+def test_every_python_block_runs(block, tmp_path, monkeypatch):
     """An example is a program: it compiles, and defines what it says without an error."""
+    monkeypatch.chdir(tmp_path)  # where it may leave its files
     # A program's own start waits for a gateway; the tutorial's are run below.
     program = re.sub(r"^asyncio\.run\(.*$", "", block, flags=re.MULTILINE)
 

@@ -143,6 +143,45 @@ def test_the_table_is_bounded_and_keeps_the_locked():
     assert locked(lockout, "bad", 2.0) is not None
 
 
+def test_a_table_full_of_locked_addresses_is_as_quick_as_any():
+    """Whoever owns a large network must not make every attempt a walk through the table."""
+    lockout = Lockout(1, 60, 300, size=10_000)
+
+    for number in range(60_000):  # with a walk this takes minutes
+        lockout.attempt(f"ip{number}", number / 1000)
+        assert lockout.failed(f"ip{number}", number / 1000)
+
+    assert len(lockout) == 10_000
+    assert locked(lockout, "ip59999", 61.0) is not None
+    assert locked(lockout, "ip0", 61.0) is None
+
+
+def test_a_table_full_of_locked_addresses_still_counts_newcomers():
+    """Nobody gets to guess without end by locking as many addresses as the table holds."""
+    lockout = Lockout(10, 60, 300, size=100)
+    for number in range(100):
+        for _ in range(10):
+            locked(lockout, f"ip{number}", 0.0)
+
+    waits = [locked(lockout, "guesser", 1.0) for _ in range(20)]
+
+    assert waits == [None] * 10 + [300.0] * 10
+
+
+def test_a_lock_that_has_ended_makes_room_first():
+    """An address with a few failures is not forgotten for one whose lock is over."""
+    lockout = Lockout(2, 60, 10, size=3)
+    for time in (0.0, 0.0):
+        locked(lockout, "over", time)
+    locked(lockout, "failing", 1.0)
+
+    for number in range(2):
+        lockout.attempt(f"new{number}", 11.0)
+
+    locked(lockout, "failing", 12.0)
+    assert locked(lockout, "failing", 12.0) is not None
+
+
 # Budget
 
 

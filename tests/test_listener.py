@@ -63,8 +63,16 @@ async def slow(request: Request) -> Response:
     return PlainTextResponse("at last")
 
 
+async def large(request: Request) -> Response:
+    return PlainTextResponse(b"x" * LARGE)
+
+
+LARGE = 32 * 1024 * 1024
+"""Bytes; more than any socket's buffers hold."""
+
 APP = Starlette(
     routes=[
+        Route("/large", large),
         Route("/path", path),
         Route("/body", body, methods=["POST"]),
         Route("/slow", slow),
@@ -453,6 +461,28 @@ class TestDeadlines:
                 await asyncio.sleep(0)
 
         assert counts == (0, 1)
+
+    async def test_an_answer_that_is_read_by_drops_is_cut(self) -> None:
+        """Who takes a little now and then holds no connection for ever."""
+        async with serving(answer_timeout=0.3) as server:
+            peer = await server.connect(request("/large"))
+            await peer.head()
+            read = 0
+            while data := await peer.reader.read(1_000):
+                read += len(data)
+                await asyncio.sleep(0.002)
+                if not server.listener.http_connections:
+                    break
+
+            assert read < LARGE / 2
+            assert server.listener.http_connections == 0
+
+    async def test_an_answer_that_is_read_in_time_is_whole(self) -> None:
+        """However large it is."""
+        async with serving(answer_timeout=30.0) as server:
+            peer = await server.connect(request("/large"))
+
+            assert len((await peer.answer()).body) == LARGE
 
 
 class TestStopping:

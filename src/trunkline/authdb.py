@@ -117,10 +117,37 @@ def _prepare(path: Path) -> None:
         raise ConfigError(f"others may read {path}: run chmod 600 {path}")
 
 
+def copy_auth(source: Path, target: Path) -> None:
+    """
+    Copy the file as it is at one moment, whoever writes to it meanwhile.
+
+    Args:
+        source: The file.
+        target: A new file in a folder for its owner alone.
+
+    Raises:
+        ConfigError: The file is damaged, or cannot be copied.
+    """
+    if damage := damage_of(source):
+        raise ConfigError(f"{source} is damaged ({damage})")
+    os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        with (
+            closing(sqlite3.connect(source, timeout=BUSY_TIMEOUT)) as original,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            original.backup(copy)
+            copy.execute("PRAGMA journal_mode = delete")  # one file, and not three
+    except sqlite3.Error as error:
+        raise ConfigError(f"{source} cannot be copied: {error}") from None
+
+
 def damage_of(path: Path) -> str | None:
     """Return what is wrong with a file of SQLite, without changing it; None if nothing is."""
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1.0)) as db:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        ) as db:
             found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.Error as error:
         return str(error)

@@ -26,6 +26,7 @@ import typer
 
 from trunkline import (
     cli_audit,
+    cli_backup,
     cli_client,
     cli_devices,
     cli_doctor,
@@ -225,32 +226,7 @@ app.add_typer(cli_token.app, name="token")
 app.add_typer(cli_users.app, name="users")
 app.add_typer(cli_devices.app, name="devices")
 app.command("open")(cli_open.open_console)
-
-
-@app.command()
-def backup(
-    file: Annotated[Path, typer.Argument(help="A new file; nothing is replaced.")],
-    data_dir: DataDir = None,
-) -> None:
-    """
-    Copy the sessions, their logs and records into a file, while the gateway runs.
-
-    To go back to it, stop the gateway and put the file in the place of log.db
-    in the data folder, without the files beside it. Clients notice, and do not
-    take the restored log for the one they knew.
-    """
-    from trunkline.history.sqlite import backup_file
-    from trunkline.run import LOG_FILE
-    from trunkline.settings import data_folder
-
-    source = data_folder(os.environ, data_dir) / LOG_FILE
-    try:
-        backup_file(source, file)
-    except FileExistsError:
-        complain(f"{file} exists already", FAILED)
-    except (OSError, ConfigError) as error:
-        complain(f"no backup of {source}: {error}", FAILED)
-    print(f"{source} is copied to {file}", flush=True)
+app.command()(cli_backup.backup)
 
 
 @config_app.command("default")

@@ -71,10 +71,6 @@ class _Failures(msgspec.Struct):
     """Attempts whose outcome is not known yet."""
     locked_until: float = 0.0
 
-    def over(self, now: float, window: float) -> bool:
-        """Whether neither the window nor a lock lasts any more."""
-        return now >= self.locked_until if self.locked_until else now - self.since > window
-
 
 class Lockout:
     """
@@ -98,9 +94,11 @@ class Lockout:
         self._duration = duration
         self._size = size
         self._table: OrderedDict[str, _Failures] = OrderedDict()
+        # Apart, in the order of their ends: room must be found without a walk past them.
+        self._locked: OrderedDict[str, _Failures] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._table) + len(self._locked)
 
     def reconfigure(self, failures: int, window: float, duration: float) -> None:
         """Go by other numbers from now on; locks that hold go on as they began."""
@@ -113,41 +111,45 @@ class Lockout:
         Raises:
             GatewayError: ``AUTH_LOCKED`` with the time to wait; compare nothing.
         """
-        entry = self._table.get(key)
-        if entry is None:
-            entry = self._table[key] = _Failures(now)
-        elif entry.over(now, self._window):
+        locked = self._locked.get(key)
+        if locked is not None and now < locked.locked_until:
+            raise self._refusal(locked.locked_until - now)
+        entry = self._locked.pop(key, None) or self._table.get(key) or _Failures(now)
+        if entry.locked_until or now - entry.since > self._window:
             entry.since, entry.failed, entry.locked_until = now, 0, 0.0
+        self._table[key] = entry
         self._table.move_to_end(key)
-        if now < entry.locked_until:
-            raise self._locked(entry.locked_until - now)
         if entry.failed + entry.judged >= self._limit:
-            raise self._locked(1.0)  # the others' outcome will be known by then
+            raise self._refusal(1.0)  # the others' outcome will be known by then
         entry.judged += 1
-        if len(self._table) > self._size:
+        if len(self) > self._size:
             self._forget(now)
 
     def failed(self, key: str, now: float) -> bool:
         """Note that an attempt was wrong; whether it was the last that is allowed, and locked it."""
-        entry = self._table.get(key)
-        if entry is not None:
-            entry.judged -= 1
-            entry.failed += 1
-            if entry.failed >= self._limit:
-                entry.locked_until = now + self._duration
-                return True
-        return False
+        entry = self._table.get(key) or self._locked.get(key)
+        if entry is None:
+            return False
+        entry.judged -= 1
+        entry.failed += 1
+        if entry.failed < self._limit:
+            return False
+        entry.locked_until = now + self._duration
+        self._table.pop(key, None)
+        self._locked[key] = entry
+        self._locked.move_to_end(key)
+        return True
 
     def take_back(self, key: str) -> None:
         """Note that an attempt was right, or could not be judged: it does not count."""
-        entry = self._table.get(key)
+        entry = self._table.get(key) or self._locked.get(key)
         if entry is not None:
             entry.judged -= 1
             if not entry.failed and not entry.judged:
                 del self._table[key]
 
     @staticmethod
-    def _locked(wait: float) -> GatewayError:
+    def _refusal(wait: float) -> GatewayError:
         return GatewayError(
             ErrorCode.AUTH_LOCKED,
             "too many wrong credentials from this address",
@@ -156,11 +158,10 @@ class Lockout:
         )
 
     def _forget(self, now: float) -> None:
-        for key, entry in self._table.items():
-            if entry.locked_until <= now:
-                del self._table[key]
-                return
-        self._table.popitem(last=False)
+        # The attempt at hand is the newest in the table, and stays.
+        ended = next(iter(self._locked.values())).locked_until <= now if self._locked else False
+        crowd = self._locked if ended or len(self._table) == 1 else self._table
+        crowd.popitem(last=False)
 
 
 class Tally:

@@ -187,6 +187,10 @@ class LoaderProcess:
         self.counts = msgspec.json.decode(line, type=dict[str, int])
         return self.counts
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     async def kill(self) -> None:
         """End it as ``kill -9`` does."""
         if self._process.returncode is None:

@@ -52,6 +52,9 @@ class Proxy:
         self.up = asyncio.Event()
         """Whether there is somebody; until then new connections wait."""
         self.up.set()
+        self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
+        for flowing in self._flowing.values():
+            flowing.set()
         self._draw = draw
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: set[asyncio.StreamWriter] = set()
@@ -63,6 +66,16 @@ class Proxy:
         self.port: int = self._server.sockets[0].getsockname()[1]
         self.host = f"127.0.0.1:{self.port}"
         return self
+
+    def part(self, *ways: str) -> None:
+        """Let nothing through: ``up``, from clients; ``down``, to them; nobody is told."""
+        for way in ways:
+            self._flowing[way].clear()
+
+    def mend(self) -> None:
+        """Let everything through again, and what was held back first."""
+        for flowing in self._flowing.values():
+            flowing.set()
 
     async def __aexit__(self, *error: object) -> None:
         self._server.close()
@@ -85,17 +98,22 @@ class Proxy:
             self._cut(writer)
             return
         self._open |= {writer, away}
-        for source, sink in ((reader, away), (there, writer)):
-            task = asyncio.create_task(self._forward(source, sink, writer, away))
+        for way, source, sink in (("up", reader, away), ("down", there, writer)):
+            flow = self._flowing[way]
+            task = asyncio.create_task(self._forward(flow, source, sink, writer, away))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _forward(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *ends: asyncio.StreamWriter
+        self,
+        flowing: asyncio.Event,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        *ends: asyncio.StreamWriter,
     ) -> None:
         fate = self._draw()
         try:
-            await self._pump(source, sink, fate)
+            await self._pump(flowing, source, sink, fate)
         except OSError:
             pass
         finally:
@@ -103,10 +121,15 @@ class Proxy:
             self._open.difference_update(ends)
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, fate: Fate
+        self,
+        flowing: asyncio.Event,
+        source: asyncio.StreamReader,
+        sink: asyncio.StreamWriter,
+        fate: Fate,
     ) -> None:
         left = fate.after
         while data := await source.read(fate.piece):
+            await flowing.wait()
             if fate.delay:
                 await asyncio.sleep(fate.delay)
             if fate.kind != "none":
@@ -119,3 +142,4 @@ class Proxy:
                 if fate.kind == "cut":
                     return
                 await asyncio.get_running_loop().create_future()  # until somebody gives up
+        await flowing.wait()  # in a partition nobody hears of an end either

@@ -207,3 +207,45 @@ async def test_unreadable_messages_end_their_connection(tmp_path: Path, sized: S
             peer.send(client_frame(TEXT, b'{"type":') * 50)
 
             assert (await peer.closing()).code == 1008
+
+
+async def test_announced_sizes_cost_nothing(tmp_path: Path, sized: Sizes) -> None:
+    """A frame or a body that says it will be enormous is refused before any of it is read (W30)."""
+    huge = 2**63 - 1
+    async with staged(tmp_path) as scene:
+        name = f"Host: 127.0.0.1:{scene.gateway.port}".encode()
+        stranger = upgrade().replace(b"Host: 127.0.0.1", name)
+        body = b"POST /healthz HTTP/1.1\r\n%b\r\nContent-Length: %d\r\n\r\n" % (name, huge)
+        before = scene.memory()
+        for number in range(sized(20, 200, 500)):
+            signed_in = await scene.websocket()
+            signed_in.send(client_frame(TEXT, b"{", length=(huge, 2**40, 2**31)[number % 3]))
+            assert (await signed_in.closing()).code == 1009
+            other = await scene.socket(stranger)
+            assert (await other.head()).status == 101
+            other.send(client_frame(TEXT, b"{", length=huge))
+            assert (await other.closing()).code == 1009
+            posted = await scene.socket(body)
+            assert (await posted.head()).status in (400, 405, 413)
+
+        assert scene.memory() - before < 8 * MIB
+
+
+async def test_refusals_leave_nothing_behind(tmp_path: Path, sized: Sizes) -> None:
+    """A hundred thousand errors of one client cost no memory, and each is answered (W37)."""
+    async with staged(tmp_path) as scene:
+        peer = await scene.websocket()
+
+        async def refused(rounds: int, start: int) -> None:
+            for number in range(start, start + rounds):
+                text = f'{{"type":"session_join","id":"r{number}","payload":{{"sessionId":"no{number}"}}}}'
+                peer.send(client_frame(TEXT, text.encode()))
+                if number % 100 == 99:
+                    while f'"replyTo":"r{number}"' not in (answer := await peer.text()):
+                        assert '"SESSION_NOT_FOUND"' in answer
+
+        await refused(2_000, 0)
+        before = scene.memory()
+        await refused(sized(8_000, 100_000, 100_000), 2_000)
+
+        assert scene.memory() - before < 4 * MIB

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from trunkline.errors import ErrorCode, GatewayError
 from trunkline.http.answers import Answer
 from trunkline.http.failures import HttpFailure
 from trunkline.http.table import Call, Endpoint
@@ -37,6 +38,8 @@ class AuditListing(Answer, kw_only=True):
 
 async def _list(call: Call) -> AuditListing:
     call.caller.require("audit")
+    if not call.caller.knows(None):
+        raise GatewayError(ErrorCode.FORBIDDEN, "it tells of everybody: this needs all patterns")
     audit = call.caller.gateway.access.audit
     if audit is None:
         raise HttpFailure(404, "this gateway keeps no audit log")

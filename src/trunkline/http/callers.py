@@ -25,6 +25,7 @@ from trunkline.http.failures import ended
 from trunkline.http.mailbox import Mailbox
 from trunkline.limits import Spent
 from trunkline.messages import GatewayMessage, create_message, decode_message, encode
+from trunkline.patterns import ANY, within
 from trunkline.payloads import ErrorPayload
 from trunkline.rights import HTTP_RIGHTS, RIGHTS
 
@@ -35,6 +36,18 @@ RATES_KEPT = 10_000
 """Credentials whose rates are remembered; who was quiet longest is forgotten first."""
 
 T = TypeVar("T")
+
+
+class Patterned(Protocol):
+    """Whatever is bounded by patterns: identities, stored credentials, devices."""
+
+    @property
+    def session_patterns(self) -> tuple[str, ...]:
+        """Ids of sessions."""
+
+    @property
+    def agent_patterns(self) -> tuple[str, ...]:
+        """Ids of agents."""
 
 
 class Entrance(Protocol):
@@ -73,6 +86,18 @@ class Caller:
     def address(self) -> str:
         """Where the call comes from."""
         return self.client.peer.address
+
+    def knows(self, other: Patterned | None) -> bool:
+        """
+        Whether somebody, or something granted, lies within the caller's patterns.
+
+        Args:
+            other: What has patterns; None: somebody who has not signed in, and is anybody's.
+        """
+        mine = self.identity
+        sessions = ANY if other is None else other.session_patterns
+        agents = ANY if other is None else other.agent_patterns
+        return within(sessions, mine.session_patterns) and within(agents, mine.agent_patterns)
 
     def require(self, right: str) -> None:
         """

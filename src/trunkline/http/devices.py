@@ -127,7 +127,7 @@ async def _list(call: Call) -> DeviceListing:
     pairing = _pairing(call)
     return DeviceListing(
         pending=[_pending(request) for request in pairing.pending()],
-        devices=[_entry(device) for device in pairing.list()],
+        devices=[_entry(device) for device in pairing.list() if call.caller.knows(device)],
     )
 
 
@@ -171,15 +171,24 @@ async def _reject(call: Call) -> None:
         pairing.reject(call.id, call.caller.identity, call.caller.address)
 
 
+def _hide(call: Call, pairing: Pairing) -> None:
+    """Answer for a device beyond the caller's patterns as for one that is not there."""
+    device = pairing.devices.get(call.id)
+    if device is not None and not call.caller.knows(device):
+        raise LookupError(f"no device is paired as {call.id}")
+
+
 async def _rotate(call: Call) -> DeviceEntry:
     pairing = _pairing(call)
     with _told():
+        _hide(call, pairing)
         return _entry(pairing.rotate(call.id, call.caller.identity, call.caller.address))
 
 
 async def _revoke(call: Call) -> None:
     pairing = _pairing(call)
     with _told():
+        _hide(call, pairing)
         pairing.revoke(call.id, call.caller.identity, call.caller.address)
 
 

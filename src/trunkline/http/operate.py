@@ -49,7 +49,8 @@ async def _clients(call: Call) -> ClientListing:
     found = [
         client
         for client in call.caller.gateway.clients.staying()
-        if after is None or _number(client.id) > _number(after)
+        if call.caller.knows(client.identity)
+        and (after is None or _number(client.id) > _number(after))
     ]
     entries = [
         ClientEntry(
@@ -78,8 +79,11 @@ def _number(client_id: str) -> int:
 
 
 async def _kick(call: Call) -> None:
-    call.caller.require("kick")
-    if not call.caller.gateway.kick_client(call.id, actor=call.caller.client.user_id):
+    caller = call.caller
+    caller.require("kick")
+    client = caller.gateway.clients.get(call.id)
+    known = client is not None and caller.knows(client.identity)
+    if not known or not caller.gateway.kick_client(call.id, actor=caller.client.user_id):
         raise GatewayError(ErrorCode.CLIENT_NOT_FOUND, "no such connection")
 
 

@@ -341,5 +341,6 @@ async def _open_requests(call: Call) -> RequestListing:
                 timeout_ms=round((request.ends_at - request.asked_at) * 1000),
             )
             for request in router.open_requests()
+            if call.caller.knows(request.asker.identity)
         ]
     )

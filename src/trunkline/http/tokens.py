@@ -99,8 +99,13 @@ def _refused(error: ValueError) -> GatewayError:
 
 async def _list(call: Call) -> TokenListing:
     call.caller.require("tokens")
+    return TokenListing(tokens=[_entry(stored) for stored in _known(call)])
+
+
+def _known(call: Call) -> list[StoredCredential]:
+    """Return the tokens that the caller may know of."""
     found = _credentials(call).list()
-    return TokenListing(tokens=[_entry(stored) for stored in found if stored.kind == "token"])
+    return [stored for stored in found if stored.kind == "token" and call.caller.knows(stored)]
 
 
 async def _create(call: Call) -> TokenEntry:
@@ -137,8 +142,8 @@ async def _create(call: Call) -> TokenEntry:
 
 def _named(call: Call) -> StoredCredential:
     """Return the token that the path names, which the caller could have made."""
-    stored = next((c for c in _credentials(call).list() if c.id == call.id), None)
-    if stored is None or stored.kind != "token":
+    stored = next((c for c in _known(call) if c.id == call.id), None)
+    if stored is None:
         raise HttpFailure(404, "no such token")
     _check_grant(call, stored, stored.user_id)
     return stored

@@ -99,6 +99,8 @@ class ListenerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from accept to the end of the head; for TLS, the handshake has as many before."""
     max_body: int = 1024 * 1024
     """Bytes of a request body, as announced."""
+    answer_timeout: float = 60.0
+    """Seconds that a whole HTTP answer may take to be read once it was made."""
     max_pending: int = 4096
     """Connections whose head has not come yet; more are refused with 503."""
     backlog: int = 1024
@@ -188,7 +190,7 @@ class Listener:
         self.on_error = on_error
         self.pending: set[OnePort] = set()
         self.connections: set[Connection] = set()
-        self._http = _Http(http_app)
+        self._http = _Http(http_app, listening.answer_timeout)
         self._outbox = Outbox()
         self._idle = asyncio.Event()
 
@@ -410,7 +412,8 @@ class OnePort(asyncio.Protocol):
 class _Http:
     """uvicorn's HTTP protocol, without its server."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, answer_timeout: float) -> None:
+        self._answer_timeout = answer_timeout
         self._config = Config(
             app,
             http=_OneAnswer,
@@ -430,7 +433,7 @@ class _Http:
             transport.get_extra_info("socket").setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds
             )
-        protocol = _OneAnswer(self._config, self.state, lost, transport.abort)
+        protocol = _OneAnswer(self._config, self.state, lost, transport.abort, self._answer_timeout)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data)
@@ -456,11 +459,22 @@ class _OneAnswer(HttpToolsProtocol):
         state: ServerState,
         lost: Callable[[], None],
         abort: Callable[[], None],
+        timeout: float,
     ) -> None:
         super().__init__(config, state, {"abort": abort})
+        self._abort = abort
         self._lost = lost
+        self._deadline: asyncio.TimerHandle | None = None
+        self._timeout = timeout
+
+    def on_response_complete(self) -> None:
+        """Give the reader so long for what is left: a byte now and then keeps no connection."""
+        super().on_response_complete()
+        self._deadline = self.loop.call_later(self._timeout, self._abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
         super().connection_lost(exc)
         self._lost()
 
