@@ -213,7 +213,18 @@ def approver(*scopes, **more):
         (person("ada", "control"), {"roles": frozenset({"control"})}),
         (person("ada", "webchat", "credential:admin"), {}),
     ],
-    ids=str,
+    ids=[
+        "a role",
+        "a scope",
+        "every scope",
+        "another user",
+        "every session",
+        "other sessions",
+        "other agents",
+        "a later end",
+        "without the scope",
+        "without the role",
+    ],  # fmt: skip
 )
 def test_nobody_grants_more_than_they_have(desk, by, approval):
     """Roles, scopes, another's name, patterns, time; and it takes the right to grant at all."""
