@@ -224,7 +224,7 @@ def approver(*scopes, **more):
         "a later end",
         "without the scope",
         "without the role",
-    ],  # fmt: skip
+    ],
 )
 def test_nobody_grants_more_than_they_have(desk, by, approval):
     """Roles, scopes, another's name, patterns, time; and it takes the right to grant at all."""
