@@ -11,6 +11,8 @@ from peers import PATIENCE, People, WebSocketPeer, connect, guarded_config, regi
 
 from trunkline.config import LimitsConfig
 from trunkline.http import requests as http_requests
+from trunkline.http.answers import RequestAnswer
+from trunkline.http.requests import Job, Jobs
 from trunkline.transports.websocket import WebSocketGateway
 
 ADA = token_of("ada")
@@ -217,6 +219,49 @@ async def test_a_user_keeps_only_so_many_answers(ws_gateway, bot, monkeypatch):
             await asking
 
     assert len(ws_gateway.api.requests.jobs) == 2
+
+
+class WatchedJob(Job):
+    """A job that counts how often it was looked at, it and all others."""
+
+    looks = 0
+
+    @property
+    def ended_at(self) -> float | None:
+        WatchedJob.looks += 1
+        return self.end
+
+    @ended_at.setter
+    def ended_at(self, end: float | None) -> None:
+        self.end = end
+
+
+async def test_adding_a_request_looks_at_no_more_of_the_others_however_many_there_are():
+    """Half of them are answered, half are at work, by two users."""
+    looks = []
+    for count in (10, 200):
+        jobs, never = Jobs(), asyncio.Event()
+
+        async def answer(at_work: bool, never: asyncio.Event = never) -> RequestAnswer:
+            if at_work:
+                await never.wait()
+            return RequestAnswer(request_id="r", agent_id="a", ok=True)
+
+        def add(number: int, at_work: bool, jobs: Jobs = jobs) -> Job:
+            owner, key = (f"user {number // 2 % 2}", None), f"key {number}"
+            assert jobs.find(owner, key, b"") is None
+            job = WatchedJob(b"", asyncio.create_task(answer(at_work)))
+            jobs.add(owner, key, job)
+            return job
+
+        made = [add(number, at_work=number % 2 == 0) for number in range(count)]
+        await asyncio.gather(*(job.task for job in made[1::2]))
+        WatchedJob.looks = 0
+        add(count, at_work=True)
+        looks.append(WatchedJob.looks)
+        await jobs.stop()
+
+    assert looks[0] == looks[1]
 
 
 async def test_a_credential_has_only_so_many_open_requests():

@@ -46,6 +46,8 @@ ANSWERS_BYTES = 16 * 1024 * 1024
 NULL = b"null"
 
 Owner = tuple[str, str | None]
+Place = tuple[Owner, str]
+"""A user's key."""
 
 
 class Job:
@@ -72,11 +74,14 @@ class Jobs:
     """The requests with a key, at work or answered; bounded in number, bytes and time."""
 
     def __init__(self) -> None:
-        self._table: OrderedDict[tuple[Owner, str], Job] = OrderedDict()
+        self._working: dict[Place, Job] = {}
+        # In the order in which they ended: what is to be forgotten is in front.
+        self._answered: OrderedDict[Place, Job] = OrderedDict()
+        self._of_user: dict[Owner, OrderedDict[Place, None]] = {}
         self._size = 0
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._working) + len(self._answered)
 
     def find(self, owner: Owner, key: str, digest: bytes) -> Job | None:
         """
@@ -86,63 +91,57 @@ class Jobs:
             GatewayError: ``ID_CONFLICT``: it was another one.
         """
         self._expire()
-        job = self._table.get((owner, key))
+        job = self._working.get((owner, key)) or self._answered.get((owner, key))
         if job is not None and job.digest != digest:
             raise GatewayError(ErrorCode.ID_CONFLICT, "this key was used for another request")
         return job
 
     def add(self, owner: Owner, key: str, job: Job) -> None:
         """Keep a request that has begun."""
-        self._table[(owner, key)] = job
-        job.task.add_done_callback(lambda task: self._done(owner, key, job))
-        self._bound(owner)
+        self._working[(owner, key)] = job
+        job.task.add_done_callback(lambda task: self._done((owner, key), job))
 
-    def _done(self, owner: Owner, key: str, job: Job) -> None:
-        if self._table.get((owner, key)) is not job:
+    def _done(self, place: Place, job: Job) -> None:
+        if self._working.pop(place, None) is None:  # stopped
             return
         if job.task.cancelled() or not _final(job.task.exception()):
             # No agent has got it, so that a repetition may well succeed.
-            del self._table[(owner, key)]
             return
         job.ended_at = asyncio.get_running_loop().time()
         job.size = 0 if job.task.exception() else len(encode(job.task.result()))
         self._size += job.size
-        self._table.move_to_end((owner, key))
-        while self._size > ANSWERS_BYTES and self._forget_oldest():
-            pass
+        self._answered[place] = job
+        mine = self._of_user.setdefault(place[0], OrderedDict())
+        mine[place] = None
+        if len(mine) > ANSWERS_PER_USER:
+            self._forget(next(iter(mine)))
+        while self._size > ANSWERS_BYTES:
+            self._forget(next(iter(self._answered)))
 
     def _expire(self) -> None:
         old = asyncio.get_running_loop().time() - ANSWERS_KEPT
-        for place, job in list(self._table.items()):
-            if job.ended_at is None:
-                continue
-            if job.ended_at > old:
+        while self._answered:
+            place, job = next(iter(self._answered.items()))
+            if job.ended_at is None or job.ended_at > old:
                 break
             self._forget(place)
 
-    def _bound(self, owner: Owner) -> None:
-        mine = [place for place in self._table if place[0] == owner]
-        ended = [place for place in mine if self._table[place].ended_at is not None]
-        for place in ended[: max(0, len(mine) - ANSWERS_PER_USER)]:
-            self._forget(place)
-
-    def _forget_oldest(self) -> bool:
-        for place, job in self._table.items():
-            if job.ended_at is not None:
-                self._forget(place)
-                return True
-        return False
-
-    def _forget(self, place: tuple[Owner, str]) -> None:
-        self._size -= self._table.pop(place).size
+    def _forget(self, place: Place) -> None:
+        self._size -= self._answered.pop(place).size
+        mine = self._of_user[place[0]]
+        del mine[place]
+        if not mine:
+            del self._of_user[place[0]]
 
     async def stop(self) -> None:
-        """Cancel what is at work."""
-        tasks = [job.task for job in self._table.values()]
+        """Cancel what is at work, and forget all answers."""
+        tasks = [job.task for job in self._working.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._table.clear()
+        self._working.clear()
+        self._answered.clear()
+        self._of_user.clear()
         self._size = 0
 
 
