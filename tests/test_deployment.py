@@ -18,6 +18,7 @@ from processes import PATIENCE, Running, clean_environ, invoke
 
 from trunkline.config import DEFAULT_WS_CONFIG
 from trunkline.probe import Target, reach
+from trunkline.run import files_needed
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "gateway.example.com"
@@ -197,7 +198,7 @@ class TestSystemd:
 
     def test_open_files_are_enough_for_all_connections(self, unit):
         """The default number of connections fits."""
-        assert int(unit["LimitNOFILE"]) > DEFAULT_WS_CONFIG.limits.max_connections + 128
+        assert int(unit["LimitNOFILE"]) > files_needed(DEFAULT_WS_CONFIG)
 
     @pytest.mark.skipif(
         shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"

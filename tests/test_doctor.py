@@ -23,6 +23,7 @@ from trunkline.config import (
     WebSocketTransportConfig,
 )
 from trunkline.history._files import Lock
+from trunkline.run import files_needed
 
 
 @pytest.fixture
@@ -153,7 +154,9 @@ class TestFiles:
 
         finding = one(examined(folder, limits=limits), "open files", "warning")
 
-        assert finding.mend.startswith(f"LimitNOFILE={hard + 129}")
+        needed = files_needed(WebSocketTransportConfig(limits=limits))
+        assert needed > hard + limits.http_connections
+        assert finding.mend.startswith(f"LimitNOFILE={needed} ")
 
 
 class TestPort:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from http_peers import API, code_of, events, head, http, until
-from peers import People, connect, guarded_config, register, token_of
+from msgspec.structs import replace
+from peers import People, connect, guarded_config, hang_up, register, token_of
 from rawsocket import RawSocket
 
 from trunkline.config import LimitsConfig
@@ -39,6 +40,23 @@ def test_an_event_has_a_line_of_data_for_each_line_of_its_frame():
     assert event("chat", b'{"a":\r\n1,\n\r2}', "x:1") == (
         b'event: chat\nid: x:1\ndata: {"a":\ndata: 1,\ndata: \ndata: 2}\n\n'
     )
+
+
+async def test_a_stream_is_one_of_the_http_connections():
+    """Of which there are so many; a reload changes the number, and WebSockets are none of them."""
+    limits = LimitsConfig(http_connections=1)
+    async with WebSocketGateway(guarded_config(limits=limits), authenticator=People()) as gateway:
+        await gateway.sessions.create_session("tea")
+        async with http(gateway, ADA) as ada, events(ada, "tea"):
+            full = await ada.get("/healthz")
+            bob = await connect(gateway, token_of("bob"))
+            gateway.reconfigure(replace(gateway.config, limits=LimitsConfig(http_connections=2)))
+            again = await ada.get("/healthz")
+
+        assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+        assert (await bob.ask("ping")).type == "pong"
+        assert again.status_code == 200
+        await hang_up(gateway)
 
 
 async def test_frames_come_as_events_with_their_place_in_the_log(tea):

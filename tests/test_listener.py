@@ -448,6 +448,48 @@ class TestDeadlines:
             assert (answer.status, answer.headers["retry-after"]) == (503, "1")
             assert (await early[0].head()).status == 101
 
+    async def test_a_flood_of_connections_without_heads_is_cut(self) -> None:
+        """Those that are told why hold sockets too, so that they are counted as well."""
+        async with serving(max_pending=1, max_refused=1) as server:
+            first, second = await server.connect(), await server.connect()
+            told = await second.head()
+
+            third = await server.connect()
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await third.head()
+            first.send(upgrade())
+
+            assert told.status == 503
+            assert (await first.head()).status == 101
+
+    async def test_plain_requests_are_limited(self) -> None:
+        """More than allowed get 503, and WebSockets are none of them."""
+        async with serving(max_http=2) as server:
+            early = [await server.connect(request("/large")) for _ in range(2)]
+            for peer in early:
+                await peer.head()
+
+            late = await server.connect(request("/path"))
+            answer = await late.answer()
+            other = await server.connect(upgrade())
+
+            assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+            assert (await other.head()).status == 101
+
+    async def test_a_plain_request_that_has_ended_makes_room(self) -> None:
+        """However it ended."""
+        async with serving(max_http=1) as server:
+            early = await server.connect(request("/large"))
+            await early.head()
+            await early.close()
+            async with asyncio.timeout(10):
+                while server.listener.http_connections:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+
+            late = await server.connect(request("/path"))
+
+            assert (await late.answer()).status == 200
+
     async def test_a_head_that_is_whole_is_no_longer_pending(self, server: Server) -> None:
         """Open WebSockets are counted by themselves, and leave when they end."""
         peer = await server.connect(upgrade())

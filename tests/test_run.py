@@ -6,6 +6,9 @@ from contextlib import closing
 import pytest
 from processes import Running, clean_environ
 
+from trunkline.config import DEFAULT_WS_CONFIG, LimitsConfig, WebSocketTransportConfig
+from trunkline.run import files_needed
+
 
 @pytest.fixture
 def few_files():
@@ -18,7 +21,7 @@ def few_files():
 
 class TestOpenFiles:
     def test_the_limit_is_raised_to_what_the_connections_need(self, tmp_path, few_files):
-        """A gateway that may have 10,000 connections may have as many open files."""
+        """WebSockets, plain HTTP, heads that have not come, and the gateway's own files."""
         environ = clean_environ(tmp_path)
 
         with closing(Running(environ, "serve", "--port", "0", "--auth", "none")) as gateway:
@@ -26,7 +29,15 @@ class TestOpenFiles:
             soft, hard = resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE)
 
         assert hard == few_files
-        assert soft == hard or soft > 10_000
+        assert soft == hard or soft == files_needed(DEFAULT_WS_CONFIG)
+
+    @pytest.mark.parametrize("limit", ["max_connections", "http_connections"])
+    def test_what_is_needed_grows_with_each_limit_of_connections(self, limit):
+        """One more connection is one more open file."""
+        before = getattr(DEFAULT_WS_CONFIG.limits, limit)
+        more = WebSocketTransportConfig(limits=LimitsConfig(**{limit: before + 1}))
+
+        assert files_needed(more) == files_needed(DEFAULT_WS_CONFIG) + 1
 
     def test_a_limit_that_is_too_low_is_said(self, tmp_path, few_files):
         """An operator learns at start that not all connections can come."""

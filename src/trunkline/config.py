@@ -178,6 +178,8 @@ class LimitsConfig(Group, frozen=True, kw_only=True):
     """The same, of one address."""
     max_connections: Count = 10_000
     """Connections."""
+    http_connections: Count = 512
+    """Connections with an HTTP request, streams of events among them; past it there is 503."""
     connections_per_user: Count = 1_000
     """Connections of one user; the owner and the local user have no limit."""
     max_depth: Annotated[int, Meta(ge=2, le=128)] = 32

@@ -26,7 +26,7 @@ from trunkline.config import WebSocketTransportConfig, bind_address, is_loopback
 from trunkline.errors import ConfigError
 from trunkline.history.sqlite import holder
 from trunkline.probe import Finding, State
-from trunkline.run import FILES_BESIDE_CONNECTIONS, LOG_FILE, check
+from trunkline.run import LOG_FILE, check, files_needed
 from trunkline.settings import TOKEN_FILE, data_folder, load_settings
 
 LITTLE_SPACE = 1024**3
@@ -153,12 +153,12 @@ def _databases(folder: Path) -> Iterator[Finding]:
 
 def _files(config: WebSocketTransportConfig) -> Finding:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = config.limits.max_connections + FILES_BESIDE_CONNECTIONS
+    needed = files_needed(config)
     if hard == resource.RLIM_INFINITY or hard >= needed:
         return _found("open files", f"{needed} may be needed and are allowed")
     return _found(
         "open files",
-        f"{hard} are allowed, and {config.limits.max_connections} connections need {needed}",
+        f"{hard} are allowed, and {config.limits.max_connections} clients may need {needed}",
         "warning",
         f"LimitNOFILE={needed} under systemd, or a lower limits.max_connections",
     )

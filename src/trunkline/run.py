@@ -47,7 +47,7 @@ from trunkline.reloads import Reloader, Source
 from trunkline.settings import TOKEN_FILE, data_folder, ensure_token, secrets_of
 from trunkline.stalls import StallWatch
 from trunkline.tailscale import TailscaleShare, prepare_share
-from trunkline.transports.listener import make_ssl_context
+from trunkline.transports.listener import ListenerOptions, make_ssl_context
 from trunkline.transports.websocket import WebSocketGateway
 
 T = TypeVar("T")
@@ -64,8 +64,11 @@ Objects made and not freed until Python looks for unused cycles; its own 700
 makes a busy gateway, which has few cycles, spend an eighth of its time looking.
 """
 
-FILES_BESIDE_CONNECTIONS = 128
-"""Open files that a gateway may need besides its connections."""
+OTHER_FILES = 256
+"""
+Open files that a gateway may need besides the connections of its port: databases, pipes, keys
+fetched, the port of the metrics.
+"""
 
 AGENT_PATIENCE = 5.0
 """Seconds that the demo agent has to end by itself."""
@@ -210,7 +213,7 @@ async def _reload_when(asked: asyncio.Event, reloader: Reloader, gateway: WebSoc
         await asked.wait()
         asked.clear()
         reloader.reload()
-        _allow_files(gateway.config.limits.max_connections + FILES_BESIDE_CONNECTIONS)
+        _allow_files(files_needed(gateway.config))
 
 
 def keep_audit(gateway: WebSocketGateway, audit: Audit) -> None:
@@ -239,7 +242,15 @@ def _tune_process(config: WebSocketTransportConfig) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL)
     gc.freeze()  # what was imported stays
     gc.set_threshold(GC_THRESHOLD)
-    _allow_files(config.limits.max_connections + FILES_BESIDE_CONNECTIONS)
+    _allow_files(files_needed(config))
+
+
+def files_needed(config: WebSocketTransportConfig) -> int:
+    """Return how many files a gateway may have open, its connections among them."""
+    port = ListenerOptions()
+    # As many as the kernel keeps may come at once, before the first of them is counted.
+    strangers = port.max_pending + port.max_refused + port.backlog
+    return config.limits.max_connections + config.limits.http_connections + strangers + OTHER_FILES
 
 
 def _allow_files(needed: int) -> None:

@@ -80,6 +80,8 @@ _REFUSAL_HEADERS = (
     ("X-Frame-Options", "DENY"),
 )
 
+_CROWDED = Refusal(503, "too many connections", (("Retry-After", "1"),))
+
 OnHead = Callable[[RequestHead, Peer, bool], Receiver | Refusal | None]
 """Judges an upgrade: its head, the peer's address, whether it came by TLS. None is a 404."""
 
@@ -101,8 +103,12 @@ class ListenerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of a request body, as announced."""
     answer_timeout: float = 60.0
     """Seconds that a whole HTTP answer may take to be read once it was made."""
-    max_pending: int = 4096
+    max_pending: int = 1024
     """Connections whose head has not come yet; more are refused with 503."""
+    max_refused: int = 128
+    """Connections past `max_pending` that are told so; more are cut without a word."""
+    max_http: int = 512
+    """Connections with a plain request, streams of events among them; more are refused with 503."""
     backlog: int = 1024
     """Connections that the kernel keeps while the gateway is busy."""
     stop_timeout: float = 5.0
@@ -256,7 +262,7 @@ class Listener:
 
     @property
     def http_connections(self) -> int:
-        """How many HTTP requests are being answered."""
+        """How many connections have a plain request, answered or not."""
         return len(self._http.state.connections)
 
     def stop_accepting(self) -> None:
@@ -327,8 +333,11 @@ class OnePort(asyncio.Protocol):
         listener = self._listener
         self._start_timer(listener.listening.head_timeout, self._too_late)
         listener.pending.add(self)
-        if len(listener.pending) > listener.listening.max_pending:
-            self._refuse(Refusal(503, "too many connections", (("Retry-After", "1"),)))
+        over = len(listener.pending) - listener.listening.max_pending
+        if over > listener.listening.max_refused:
+            transport.abort()
+        elif over > 0:
+            self._refuse(_CROWDED)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Forget the connection: its client left before the head was whole."""
@@ -367,11 +376,15 @@ class OnePort(asyncio.Protocol):
         if isinstance(verdict, Refusal):
             self._refuse(verdict)
             return
+        listener = self._listener
+        if verdict is None and listener.http_connections >= listener.listening.max_http:
+            self._refuse(_CROWDED)
+            return
         self._finish()
         if verdict is None:
-            self._listener.answer(self._transport, head, rest)
+            listener.answer(self._transport, head, rest)
         else:
-            self._listener.accept(self._transport, head, verdict, rest)
+            listener.accept(self._transport, head, verdict, rest)
 
     def _judge(self, head: RequestHead) -> Receiver | Refusal | None:
         """Say who takes an upgrade, or why nobody does; None leaves it to the application."""

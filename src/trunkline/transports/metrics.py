@@ -11,7 +11,10 @@ from trunkline.config import MetricsConfig
 from trunkline.http.app import create_app
 from trunkline.origins import HostPolicy, Refused
 from trunkline.transports.heads import RequestHead
-from trunkline.transports.listener import Listener, Refusal
+from trunkline.transports.listener import Listener, ListenerOptions, Refusal
+
+LISTENING = ListenerOptions(max_pending=32, max_refused=0, max_http=32)
+"""Few ask for metrics, and open files are for clients."""
 
 
 async def serve_metrics(
@@ -49,6 +52,7 @@ async def serve_metrics(
         config.port,
         on_head=lambda *_: None,
         http_app=create_app(ready=ready, routes=routes),
+        listening=LISTENING,
         guard=guard,
         on_error=on_error,
     )

@@ -49,12 +49,7 @@ from trunkline.server import GatewayServer
 from trunkline.transport import Transport
 from trunkline.transports.connection import Connection, ConnectionOptions
 from trunkline.transports.heads import RequestHead
-from trunkline.transports.listener import (
-    Certificates,
-    Listener,
-    ListenerOptions,
-    Refusal,
-)
+from trunkline.transports.listener import Certificates, Listener, ListenerOptions, Refusal
 from trunkline.transports.metrics import serve_metrics
 
 log = structlog.get_logger(__name__)
@@ -275,6 +270,7 @@ class WebSocketGateway(GatewayServer):
         self._soft_limit = limits.max_message_size
         if self._listener is not None:
             self._listener.options = self._connection_options()
+            self._listener.listening = self._listener_options()
 
     def _read_certificate(self) -> SSLContext | None:
         try:
@@ -306,7 +302,7 @@ class WebSocketGateway(GatewayServer):
                     ready=lambda: self.ready, routes=[*console_routes(), *self.api.routes()]
                 ),
                 options=self._connection_options(),
-                listening=ListenerOptions(path=self.config.path),
+                listening=self._listener_options(),
                 guard=self._guard,
                 ssl=None if self._certificates is None else self._certificates.context,
                 on_error=self._listener_failed,
@@ -330,6 +326,10 @@ class WebSocketGateway(GatewayServer):
     def metrics_port(self) -> int | None:
         """The port of the metrics; None where they have none."""
         return self._metrics.port if self._metrics is not None else None
+
+    def _listener_options(self) -> ListenerOptions:
+        most = self.config.limits.http_connections
+        return ListenerOptions(path=self.config.path, max_http=most)
 
     def _connection_options(self) -> ConnectionOptions:
         config = self.config
