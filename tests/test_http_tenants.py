@@ -19,7 +19,7 @@ from trunkline.audit import Audit
 from trunkline.authdb import AuthDatabase
 from trunkline.clients import Identity
 from trunkline.config import AuthConfig
-from trunkline.devices import Approval
+from trunkline.devices import Approval, PairingRequest
 from trunkline.transports.websocket import WebSocketGateway
 
 OWNER = "the-owner-of-the-gateway"
@@ -121,11 +121,10 @@ async def test_another_tenants_token_looks_like_none(street, method, path):
     assert (await street.ask("acme-control", method, f"/tokens/{ours}{path}")).status_code == 403
 
 
-@pytest.mark.parametrize(("method", "path"), [("DELETE", ""), ("POST", "/rotate")])
-async def test_another_tenants_device_looks_like_none(street, method, path):
-    """Devices have names that can be guessed."""
-    devices = street.gateway.pairing.devices
-    asked, _ = devices.request(
+def waiting_phone(street: Street) -> PairingRequest:
+    """A phone that waits for approval."""
+    assert street.gateway.pairing is not None
+    asked, _ = street.gateway.pairing.devices.request(
         device_id="phone",
         public_key=bytes(range(32)),
         name="a phone",
@@ -135,6 +134,49 @@ async def test_another_tenants_device_looks_like_none(street, method, path):
         total=64,
         per_address=8,
     )
+    return asked
+
+
+@pytest.mark.parametrize("decision", ["approve", "reject"])
+async def test_what_waits_for_pairing_is_for_those_who_may_know_of_everything(street, decision):
+    """It belongs to nobody yet; by the name that a device gives itself others find none."""
+    waiting_phone(street)
+
+    mine = (await street.ask("acme-control", "GET", "/devices")).json()["pending"]
+    owners = (await street.ask("owner", "GET", "/devices")).json()["pending"]
+    guessed = await street.ask("acme-control", "POST", f"/devices/phone/{decision}", json={})
+    absent = await street.ask("acme-control", "POST", f"/devices/tablet/{decision}", json={})
+
+    assert (mine, len(owners)) == ([], 1)
+    assert guessed.status_code == absent.status_code == 404
+    assert guessed.text.replace("phone", "tablet") == absent.text
+    assert len(street.gateway.pairing.pending()) == 1
+
+
+@pytest.mark.parametrize("decision", ["approve", "reject"])
+async def test_whoever_is_told_a_request_decides_on_it_within_their_patterns(street, decision):
+    """Its id cannot be guessed: only the device has been told it."""
+    asked = waiting_phone(street)
+
+    answer = await street.ask(
+        "acme-control",
+        "POST",
+        f"/devices/{asked.request_id}/{decision}",
+        json={"roles": ["control"]} if decision == "approve" else None,
+    )
+
+    assert answer.status_code in (200, 204)
+    devices = street.gateway.pairing.devices.list()
+    patterns = [device.session_patterns for device in devices]
+    assert patterns == ([("acme-*",)] if decision == "approve" else [])
+    assert street.gateway.pairing.pending() == []
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", ""), ("POST", "/rotate")])
+async def test_another_tenants_device_looks_like_none(street, method, path):
+    """Devices have names that can be guessed."""
+    devices = street.gateway.pairing.devices
+    asked = waiting_phone(street)
     approval = Approval(
         roles=frozenset({"webchat"}), session_patterns=("globex-*",), agent_patterns=("globex-*",)
     )

@@ -61,6 +61,7 @@ class DeviceListing(Answer, kw_only=True):
     """Those that wait, the oldest first, and those that are paired."""
 
     pending: list[PendingDevice]
+    """Empty for a credential with patterns: they belong to nobody yet."""
     devices: list[DeviceEntry]
 
 
@@ -125,8 +126,10 @@ def _pairing(call: Call) -> Pairing:
 
 async def _list(call: Call) -> DeviceListing:
     pairing = _pairing(call)
+    # What waits has no patterns yet, and so belongs to nobody.
+    pending = pairing.pending() if call.caller.knows(None) else ()
     return DeviceListing(
-        pending=[_pending(request) for request in pairing.pending()],
+        pending=[_pending(request) for request in pending],
         devices=[_entry(device) for device in pairing.list() if call.caller.knows(device)],
     )
 
@@ -142,12 +145,20 @@ def _told() -> Iterator[None]:
         raise HttpFailure(404, str(error.args[0])) from None
 
 
+def _hide_waiting(call: Call, pairing: Pairing) -> None:
+    """Answer as if none waited, unless the caller may see it or was told its id, which no one guesses."""
+    told = call.caller.knows(None) or any(r.request_id == call.id for r in pairing.pending())
+    if not told:
+        raise LookupError(f"no device waits under {call.id}")
+
+
 async def _approve(call: Call) -> DeviceEntry:
     pairing = _pairing(call)
     given = convert(call.plain(), DeviceApproval, "$")
     caller = call.caller
     wait = given.expires_in
     with _told():
+        _hide_waiting(call, pairing)
         grant = make_grant(
             given.roles,
             given.scopes,
@@ -168,6 +179,7 @@ async def _approve(call: Call) -> DeviceEntry:
 async def _reject(call: Call) -> None:
     pairing = _pairing(call)
     with _told():
+        _hide_waiting(call, pairing)
         pairing.reject(call.id, call.caller.identity, call.caller.address)
 
 
