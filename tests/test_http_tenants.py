@@ -121,6 +121,26 @@ async def test_another_tenants_token_looks_like_none(street, method, path):
     assert (await street.ask("acme-control", method, f"/tokens/{ours}{path}")).status_code == 403
 
 
+async def test_statistics_count_only_what_an_operator_may_know_of(street):
+    """And leave out what cannot be told apart; the gateway's owner gets it all."""
+    for tenant in ("acme", "globex", "globex"):
+        session = f"{tenant}-{len(street.gateway.sessions.get_all_sessions())}"
+        await street.peers[f"{tenant}-webchat"].ask("session_create", {"sessionId": session})
+    await connect(street.gateway)  # has not signed in, and is nobody's
+
+    mine = (await street.ask("acme-control", "GET", "/stats")).json()
+    all_of_it = (await street.ask("owner", "GET", "/stats")).json()
+
+    assert (mine["connections"], mine["clients"], mine["authenticated"]) == (3, 3, 3)
+    assert (mine["sessions"], mine["openRequests"]) == (1, 1)
+    assert mine["agents"] == {"total": 1, "online": 1, "byType": {"custom": 1}}
+    assert (all_of_it["connections"], all_of_it["authenticated"]) == (7, 6)
+    assert (all_of_it["sessions"], all_of_it["openRequests"]) == (3, 2)
+    assert all_of_it["agents"]["total"] == 2
+    totals = {"requests", "strayResponses", "deliveries", "messages", "refused", "errors"}
+    assert set(all_of_it) - set(mine) == totals | {"authFailures", "stateVersion"}
+
+
 def waiting_phone(street: Street) -> PairingRequest:
     """A phone that waits for approval."""
     assert street.gateway.pairing is not None

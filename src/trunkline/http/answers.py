@@ -31,7 +31,12 @@ class Traffic(Answer, kw_only=True):
 
 
 class Stats(Answer, kw_only=True):
-    """What goes on."""
+    """
+    What goes on, as far as the caller may know of it.
+
+    For a credential with patterns, what is there now is counted within them, and
+    the counts since the start are absent: they are of everybody together.
+    """
 
     uptime: float
     """Seconds."""
@@ -41,20 +46,20 @@ class Stats(Answer, kw_only=True):
     sessions: int
     agents: AgentStats
     open_requests: int
-    requests: dict[str, int]
-    """How requests ended: ``ok``, ``failed``, or an error code."""
-    stray_responses: int
-    deliveries: int
-    messages: Traffic
-    refused: int
-    errors: dict[str, int]
-    auth_failures: int
     buffered_bytes: int
     slow_clients: int
-    state_version: int
     connections: int
     loop_lag_ms: float
     """The longest of the last ten seconds."""
+    requests: dict[str, int] | None = None
+    """How requests ended: ``ok``, ``failed``, or an error code."""
+    stray_responses: int | None = None
+    deliveries: int | None = None
+    messages: Traffic | None = None
+    refused: int | None = None
+    errors: dict[str, int] | None = None
+    auth_failures: int | None = None
+    state_version: int | None = None
 
 
 class ClientEntry(Answer, kw_only=True):

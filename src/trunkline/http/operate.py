@@ -2,44 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from trunkline.errors import ErrorCode, GatewayError
 from trunkline.http.answers import AgentStats, ClientEntry, ClientListing, Stats, Traffic
+from trunkline.http.callers import Caller
 from trunkline.http.table import Call, Endpoint
 from trunkline.payloads.base import Id, Limit
 from trunkline.version import package_version
 
+if TYPE_CHECKING:
+    from trunkline.server import GatewayServer
+
 
 async def _stats(call: Call) -> Stats:
-    call.caller.require("stats")
-    gateway = call.caller.gateway
-    known, measures = gateway.get_stats(), gateway.measures
-    agents = known["agents"]
-    clients = gateway.clients.staying()
+    caller = call.caller
+    caller.require("stats")
+    gateway = caller.gateway
+    clients = [client for client in gateway.clients.staying() if caller.knows(client.identity)]
+    sessions = gateway.sessions.get_all_sessions()
+    requests = gateway.router.open_requests()
     return Stats(
-        uptime=round(known["uptime"], 3),
+        uptime=round(gateway.uptime, 3),
         version=package_version(),
-        clients=known["clients"],
-        authenticated=known["authenticated"],
-        sessions=known["sessions"],
-        agents=AgentStats(
-            total=agents["total"], online=agents["online"], by_type=agents["by_type"]
-        ),
-        open_requests=known["open_requests"],
-        requests=known["requests"],
-        stray_responses=known["stray_responses"],
-        deliveries=known["deliveries"],
-        messages=Traffic(received=measures.received.seen(), sent=measures.sent.seen()),
-        refused=known["refused"],
-        errors=measures.errors.seen(),
-        auth_failures=known["auth_failures"],
+        clients=len(clients),
+        authenticated=sum(client.authenticated for client in clients),
+        sessions=sum(caller.identity.allows_session(session.id) for session in sessions),
+        agents=_agents(caller),
+        open_requests=sum(caller.knows(request.asker.identity) for request in requests),
         buffered_bytes=sum(client.transport.buffered() for client in clients),
         slow_clients=sum(client.lagging for client in clients),
-        state_version=known["state_version"],
         connections=len(clients),
-        loop_lag_ms=round(measures.lag.worst * 1000, 3),
+        loop_lag_ms=round(gateway.measures.lag.worst * 1000, 3),
+        **(_counts(gateway) if caller.knows(None) else {}),
     )
+
+
+def _agents(caller: Caller) -> AgentStats:
+    agents = caller.gateway.agents.get_all_agents()
+    known = [agent for agent in agents if caller.identity.allows_agent(agent.id)]
+    return AgentStats(
+        total=len(known),
+        online=sum(agent.online for agent in known),
+        by_type=dict(Counter(agent.type for agent in known)),
+    )
+
+
+def _counts(gateway: GatewayServer) -> dict[str, Any]:
+    """Return what was counted since the start, of everybody together."""
+    known, measures = gateway.get_stats(), gateway.measures
+    names = (
+        "requests",
+        "stray_responses",
+        "deliveries",
+        "refused",
+        "auth_failures",
+        "state_version",
+    )
+    return {
+        **{name: known[name] for name in names},
+        "messages": Traffic(received=measures.received.seen(), sent=measures.sent.seen()),
+        "errors": measures.errors.seen(),
+    }
 
 
 async def _clients(call: Call) -> ClientListing:
@@ -96,7 +121,7 @@ def operator_endpoints() -> list[Endpoint]:
             path="/stats",
             right="stats",
             run=_stats,
-            summary="What goes on in the gateway.",
+            summary="What goes on in the gateway, as far as one may know of it.",
             answer=Stats,
         ),
         Endpoint(

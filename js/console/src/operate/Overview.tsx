@@ -26,19 +26,28 @@ export function Overview() {
     <div class="overview">
       <Tiles stats={last} />
       {Chart ? <Charts Chart={Chart} /> : <div class="charts waiting" />}
-      <div class="breakdowns">
-        <Breakdown
-          title="Requests by outcome"
-          entries={names((stats) => stats.requests)}
-          good="ok"
-        />
-        <Breakdown title="Errors by code" entries={names((stats) => stats.errors)} />
-        <Breakdown title="Messages received" entries={names((stats) => stats.messages?.in)} plain />
-        <Breakdown title="Messages sent" entries={names((stats) => stats.messages?.out)} plain />
-      </div>
+      {isWhole(last) && (
+        <div class="breakdowns">
+          <Breakdown
+            title="Requests by outcome"
+            entries={names((stats) => stats.requests)}
+            good="ok"
+          />
+          <Breakdown title="Errors by code" entries={names((stats) => stats.errors)} />
+          <Breakdown
+            title="Messages received"
+            entries={names((stats) => stats.messages?.in)}
+            plain
+          />
+          <Breakdown title="Messages sent" entries={names((stats) => stats.messages?.out)} plain />
+        </div>
+      )}
     </div>
   );
 }
+
+/** Whether the counts of everybody together are there: not for a credential with patterns. */
+const isWhole = (stats: Json): boolean => stats.messages !== undefined;
 
 function Waiting() {
   return (
@@ -56,7 +65,7 @@ function Tiles({ stats }: { stats: Json }) {
     ["Agents online", count(stats.agents?.online ?? 0), `of ${count(stats.agents?.total ?? 0)}`],
     ["Open requests", count(stats.openRequests)],
     ["Slow clients", count(stats.slowClients), `${bytes(stats.bufferedBytes)} queued`],
-    ["Failed sign-ins", count(stats.authFailures)],
+    ["Failed sign-ins", count(stats.authFailures ?? 0)],
     [
       "Loop lag",
       `${stats.loopLagMs < 10 ? stats.loopLagMs.toFixed(1) : Math.round(stats.loopLagMs)} ms`,
@@ -64,9 +73,10 @@ function Tiles({ stats }: { stats: Json }) {
     ],
     ["Uptime", duration(stats.uptime * 1000), `version ${stats.version}`],
   ];
+  const shown = tiles.filter(([name]) => name !== "Failed sign-ins" || isWhole(stats));
   return (
     <dl class="tiles">
-      {tiles.map(([name, value, note]) => (
+      {shown.map(([name, value, note]) => (
         <div class="tile" key={name}>
           <dt class="muted small">{name}</dt>
           <dd class="num">{value}</dd>
@@ -85,37 +95,42 @@ function Charts({ Chart }: { Chart: ChartComponent | ComponentType<Json> }) {
     values,
     color: COLORS[color % COLORS.length] as string,
   });
+  const whole = isWhole(samples.value.at(-1)?.stats ?? {});
   const outcomes = names((stats) => stats.requests).slice(0, 3);
   const codes = names((stats) => stats.errors).slice(0, 3);
   return (
     <div class="charts">
-      <Drawn
-        title="Messages per second"
-        times={times}
-        format={perSecond}
-        lines={[
-          line(
-            "in",
-            rate((stats) => stats.messages?.in),
-          ),
-          line(
-            "out",
-            rate((stats) => stats.messages?.out),
-            1,
-          ),
-        ]}
-      />
-      <Drawn
-        title="Deliveries per second"
-        times={times}
-        format={perSecond}
-        lines={[
-          line(
-            "deliveries",
-            rate((stats) => stats.deliveries),
-          ),
-        ]}
-      />
+      {whole && (
+        <>
+          <Drawn
+            title="Messages per second"
+            times={times}
+            format={perSecond}
+            lines={[
+              line(
+                "in",
+                rate((stats) => stats.messages?.in),
+              ),
+              line(
+                "out",
+                rate((stats) => stats.messages?.out),
+                1,
+              ),
+            ]}
+          />
+          <Drawn
+            title="Deliveries per second"
+            times={times}
+            format={perSecond}
+            lines={[
+              line(
+                "deliveries",
+                rate((stats) => stats.deliveries),
+              ),
+            ]}
+          />
+        </>
+      )}
       <Drawn
         title="Connections"
         times={times}
@@ -144,49 +159,53 @@ function Charts({ Chart }: { Chart: ChartComponent | ComponentType<Json> }) {
           ),
         ]}
       />
-      <Drawn
-        title="Requests per second"
-        times={times}
-        format={perSecond}
-        lines={
-          outcomes.length > 0
-            ? outcomes.map(([name], index) =>
-                line(
-                  name,
-                  rate((stats) => stats.requests?.[name]),
-                  index,
-                ),
-              )
-            : [
-                line(
-                  "requests",
-                  rate((stats) => total(stats.requests)),
-                ),
-              ]
-        }
-      />
-      <Drawn
-        title="Errors per second"
-        times={times}
-        format={perSecond}
-        lines={
-          codes.length > 0
-            ? codes.map(([name], index) =>
-                line(
-                  name,
-                  rate((stats) => stats.errors?.[name]),
-                  index + 2,
-                ),
-              )
-            : [
-                line(
-                  "errors",
-                  rate((stats) => stats.errors),
-                  2,
-                ),
-              ]
-        }
-      />
+      {whole && (
+        <>
+          <Drawn
+            title="Requests per second"
+            times={times}
+            format={perSecond}
+            lines={
+              outcomes.length > 0
+                ? outcomes.map(([name], index) =>
+                    line(
+                      name,
+                      rate((stats) => stats.requests?.[name]),
+                      index,
+                    ),
+                  )
+                : [
+                    line(
+                      "requests",
+                      rate((stats) => total(stats.requests)),
+                    ),
+                  ]
+            }
+          />
+          <Drawn
+            title="Errors per second"
+            times={times}
+            format={perSecond}
+            lines={
+              codes.length > 0
+                ? codes.map(([name], index) =>
+                    line(
+                      name,
+                      rate((stats) => stats.errors?.[name]),
+                      index + 2,
+                    ),
+                  )
+                : [
+                    line(
+                      "errors",
+                      rate((stats) => stats.errors),
+                      2,
+                    ),
+                  ]
+            }
+          />
+        </>
+      )}
     </div>
   );
 }
