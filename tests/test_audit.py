@@ -139,6 +139,44 @@ class TestEntries:
         assert actions(audit, action="auth.ok", user="bob") == ["auth.ok"]
         assert actions(audit, action="auth.") == []
 
+    def test_that_are_rare_are_found_page_by_page(self, audit, monkeypatch):
+        """A page looks at so many entries; it says where the next one goes on until there is none."""
+        monkeypatch.setattr("trunkline.audit.LOOKED_AT", 4)
+        for number in range(10):
+            audit.append(did("a.rare" if number in (0, 7) else f"a.{number}"))
+
+        pages = [audit.page(action="a.rare")]
+        while pages[-1].next is not None:
+            pages.append(audit.page(action="a.rare", before=pages[-1].next))
+
+        assert [[entry.seq for entry in page.entries] for page in pages] == [[8], [], [1]]
+        assert [page.next for page in pages] == [7, 3, None]
+
+    def test_beyond_the_wanted_time_are_not_looked_for(self, audit, clock, monkeypatch):
+        """There is no next page when all that is older is too old."""
+        monkeypatch.setattr("trunkline.audit.LOOKED_AT", 4)
+        for _ in range(10):
+            audit.append(did("a.b"))
+            clock.seconds += 1
+
+        recent = audit.page(since=1_006_000, action="none")
+        older = audit.page(since=1_005_000, action="none")
+
+        assert (recent.entries, recent.next) == ([], None)
+        assert (older.entries, older.next) == ([], 7)
+
+    def test_that_fill_a_page_end_it(self, audit):
+        """The next page begins behind the last of them; there is none behind the oldest."""
+        for number in range(4):
+            audit.append(did(f"a.{number}"))
+
+        first = audit.page(limit=2)
+        second = audit.page(limit=2, before=first.next)
+
+        assert [entry.action for entry in first.entries] == ["a.3", "a.2"]
+        assert [entry.action for entry in second.entries] == ["a.1", "a.0"]
+        assert (first.next, second.next) == (3, None)
+
     def test_of_two_processes_make_one_log(self, audit, path, clock):
         """The gateway and its command line write rows of one chain."""
         with contextlib.closing(AuthDatabase(path)) as second:

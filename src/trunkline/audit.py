@@ -56,6 +56,9 @@ TRIM_INTERVAL = 600.0
 TRIM_ROWS = 5_000
 """Entries that one look deletes at most, so that nobody has to wait for it."""
 
+LOOKED_AT = 20_000
+"""Entries that one page looks at, so that the event loop is not held up by a rare one."""
+
 FIELD_BYTES = 256
 """Bytes of UTF-8 that one field of an entry may have."""
 
@@ -91,6 +94,9 @@ SELECT seq, -1 AS at, '' AS action, '' AS actor, '' AS target, '' AS outcome, ''
 UNION ALL SELECT * FROM audit ORDER BY seq
 """
 
+_END = 2**63 - 1
+"""Above every number."""
+
 _MADE = "SELECT count(*) FROM sqlite_schema WHERE name IN ('audit', 'audit_no_delete')"
 
 log = structlog.get_logger(__name__)
@@ -116,6 +122,14 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The last entry's digest in hexadecimal; it stands for the whole log up to there."""
     fault: str | None = None
     """What is wrong, if anything."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some entries, the newest first."""
+
+    entries: list[StoredEntry]
+    next: int | None
+    """What `before` is to be for older ones; None: there are none."""
 
 
 class _Flood(msgspec.Struct):
@@ -337,16 +351,18 @@ class Audit:
         user: str | None = None,
         action: str | None = None,
         before: int | None = None,
+        behind: int = 0,
         limit: int = 100,
     ) -> list[StoredEntry]:
         """
-        Return entries, the newest first.
+        Return entries, the newest first; looks at all of them if it must.
 
         Args:
             since: Only those at or after this time, in milliseconds since the epoch.
             user: Only those of this actor.
             action: Only those of this action; ``auth.*`` stands for all that begin so.
             before: Only those with a number below this one: the next page.
+            behind: Only those with a number above this one.
             limit: At most so many.
         """
         self.flush()
@@ -355,10 +371,40 @@ class Audit:
             "SELECT * FROM audit WHERE (?1 IS NULL OR at >= ?1) AND (?2 IS NULL OR actor = ?2)"
             " AND (?3 IS NULL OR action = ?3)"
             " AND (?4 IS NULL OR substr(action, 1, length(?4)) = ?4)"
-            " AND (?5 IS NULL OR seq < ?5) ORDER BY seq DESC LIMIT ?6",
-            *(since, user, exact, prefix, before, limit),
+            " AND seq < ?5 AND seq > ?6 ORDER BY seq DESC LIMIT ?7",
+            *(since, user, exact, prefix, _END if before is None else before, behind, limit),
         )
         return [_stored(row) for row in rows]
+
+    def page(
+        self,
+        *,
+        since: int | None = None,
+        user: str | None = None,
+        action: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """Return what `entries` does, but look at `LOOKED_AT` entries at most."""
+        self.flush()
+        top = self._last()["seq"] + 1
+        top = top if before is None else min(top, before)
+        behind = max(0, top - 1 - LOOKED_AT)
+        found = self.entries(
+            since=since, user=user, action=action, before=top, behind=behind, limit=limit + 1
+        )
+        if len(found) > limit:
+            return Page(entries=found[:limit], next=found[limit - 1].seq)
+        return Page(entries=found, next=behind + 1 if self._reaches(behind, since) else None)
+
+    def _reaches(self, seq: int, since: int | None) -> bool:
+        """Whether an entry of this number or a lower one is no older than `since`."""
+        # Time may have been set back now and then, so one look at the oldest is not enough.
+        row = self._db.row(
+            "SELECT min(seq) FROM (SELECT seq FROM audit WHERE at >= ? ORDER BY at LIMIT ?)",
+            *(since or 0, LOOKED_AT),
+        )
+        return row is not None and row[0] is not None and row[0] <= seq
 
     def verify(self, seen: tuple[int, str] | None = None) -> Verdict:
         """

@@ -33,7 +33,10 @@ class AuditListing(Answer, kw_only=True):
     """Entries of the audit log, the newest first."""
 
     entries: list[AuditRow]
+    """May be few or none although there are more: one answer looks at so many entries only."""
     more: bool
+    next: int | None = None
+    """What `before` is to be for older ones, if there are more."""
 
 
 async def _list(call: Call) -> AuditListing:
@@ -43,9 +46,7 @@ async def _list(call: Call) -> AuditListing:
     audit = call.caller.gateway.access.audit
     if audit is None:
         raise HttpFailure(404, "this gateway keeps no audit log")
-    wanted = dict(call.query)
-    limit = wanted.pop("limit", 100)
-    found = audit.entries(**wanted, limit=limit + 1)
+    found = audit.page(**call.query)
     rows = [
         AuditRow(
             seq=entry.seq,
@@ -57,9 +58,9 @@ async def _list(call: Call) -> AuditListing:
             address=entry.address,
             detail=entry.detail,
         )
-        for entry in found[:limit]
+        for entry in found.entries
     ]
-    return AuditListing(entries=rows, more=len(found) > limit)
+    return AuditListing(entries=rows, more=found.next is not None, next=found.next)
 
 
 def audit_endpoints() -> list[Endpoint]:

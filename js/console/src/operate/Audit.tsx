@@ -39,10 +39,11 @@ const COLUMNS: Column<Json>[] = [
 export function Audit() {
   const [user, setUser] = useState("");
   const [action, setAction] = useState("");
-  const [limit, setLimit] = useState(100);
-  const query = new URLSearchParams({ limit: String(limit) });
+  const [before, setBefore] = useState<number | null>(null);
+  const query = new URLSearchParams({ limit: "100" });
   if (user.trim()) query.set("user", user.trim());
   if (action.trim()) query.set("action", action.trim());
+  if (before !== null) query.set("before", String(before));
   const { data, error } = useResource(`/audit?${query}`, 5000);
   if (error && !data) return <Refusal error={error} />;
   return (
@@ -54,14 +55,20 @@ export function Audit() {
             placeholder="User"
             aria-label="Only this user"
             value={user}
-            onInput={(event) => setUser(event.currentTarget.value)}
+            onInput={(event) => {
+              setUser(event.currentTarget.value);
+              setBefore(null);
+            }}
           />
           <input
             class="input mono"
             placeholder="Action, auth.*"
             aria-label="Only this action"
             value={action}
-            onInput={(event) => setAction(event.currentTarget.value)}
+            onInput={(event) => {
+              setAction(event.currentTarget.value);
+              setBefore(null);
+            }}
           />
         </div>
       </PanelHead>
@@ -71,15 +78,20 @@ export function Audit() {
         columns={COLUMNS}
         rows={data?.entries ?? null}
         rowKey={(row) => String(row.seq)}
-        empty="Nothing like that is recorded."
+        empty={data?.more ? "Nothing like that so far back." : "Nothing like that is recorded."}
       />
-      {data?.more && limit < 300 && (
-        <div>
-          <button type="button" class="btn" onClick={() => setLimit(Math.min(300, limit + 100))}>
-            Show more
+      <div class="row">
+        {before !== null && (
+          <button type="button" class="btn" onClick={() => setBefore(null)}>
+            Newest
           </button>
-        </div>
-      )}
+        )}
+        {data?.more && (
+          <button type="button" class="btn" onClick={() => setBefore(data.next)}>
+            Older
+          </button>
+        )}
+      </div>
     </>
   );
 }
