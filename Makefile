@@ -19,8 +19,9 @@ setup: $(STAMP) console
 run: setup
 	$(BIN)/trunkline demo
 
+# The slowest files first, so that no core waits for the other at the end.
 test: setup browser
-	$(BIN)/python -m pytest tests -n auto --dist loadfile
+	$(BIN)/python -m pytest tests/browser tests/e2e tests/fuzz tests -n auto --dist loadfile --no-loadscope-reorder
 	@$(MAKE) --no-print-directory js-client-test console-test
 
 # The proofs of tests/e2e and tests/fuzz at their full length; battery-quick takes at most half an hour.

@@ -60,7 +60,10 @@ class Proxied:
 
     def audited(self, action):
         """The addresses that the audit log has for an action."""
-        lines = invoke(self.environ, "audit", "--json", "--action", action).stdout.splitlines()
+        deadline = time.monotonic() + PATIENCE
+        lines: list[str] = []
+        while not lines and time.monotonic() < deadline:  # the log is written a moment later
+            lines = invoke(self.environ, "audit", "--json", "--action", action).stdout.splitlines()
         return [json.loads(line)["address"] for line in lines]
 
 

@@ -15,6 +15,7 @@ export function Composer({ room }: { room: Room }) {
   const [caret, setCaret] = useState(0);
   const [choice, setChoice] = useState(0);
   const [dismissed, setDismissed] = useState(false);
+  const [asked, setAsked] = useState(false);
   const box = useRef<HTMLTextAreaElement>(null);
   const nextCaret = useRef<number | null>(null);
 
@@ -52,13 +53,20 @@ export function Composer({ room }: { room: Room }) {
     box.current?.focus();
   };
 
+  const joining = room.state.value === "joining";
   const send = () => {
     const text = draft.trim();
+    setAsked(Boolean(text) && joining);
     if (!text || room.state.value !== "live") return;
     write("", 0);
     room.say(text);
     box.current?.focus();
   };
+
+  useEffect(() => {
+    // Enter was pressed before the session had answered.
+    if (asked && !joining) send();
+  }, [joining]);
 
   const onKeyDown = (event: KeyboardEvent) => {
     if (event.isComposing) return;
