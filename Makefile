@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 CODE := src tests bench examples tools
 
+# Processes that the tests start would compile the whole package again, each of them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test setup check docs bench battery-quick battery lock clean
 .PHONY: js-client-test js-client-check js-client-messages
 .PHONY: console console-test console-check browser
