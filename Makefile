@@ -27,7 +27,7 @@ test: setup browser
 	$(BIN)/python -m pytest tests/browser tests/e2e tests/fuzz tests -n auto --dist loadfile --no-loadscope-reorder
 	@$(MAKE) --no-print-directory js-client-test console-test
 
-# The proofs of tests/e2e and tests/fuzz at their full length; battery-quick takes at most half an hour.
+# The proofs of tests/e2e and tests/fuzz at their full length; battery-quick takes at most half an hour, battery most of a day.
 battery-quick: setup
 	BATTERY=quick $(BIN)/python -m pytest tests/e2e tests/fuzz --timeout 1800
 
