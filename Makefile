@@ -4,6 +4,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 CODE := src tests bench examples tools
 
+# Processes that the tests start would compile the whole package again, each of them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test setup check docs bench battery-quick battery lock clean
 .PHONY: js-client-test js-client-check js-client-messages
 .PHONY: console console-test console-check browser
@@ -24,7 +27,7 @@ test: setup browser
 	$(BIN)/python -m pytest tests/browser tests/e2e tests/fuzz tests -n auto --dist loadfile --no-loadscope-reorder
 	@$(MAKE) --no-print-directory js-client-test console-test
 
-# The proofs of tests/e2e and tests/fuzz at their full length; battery-quick takes at most half an hour.
+# The proofs of tests/e2e and tests/fuzz at their full length; battery-quick takes at most half an hour, battery most of a day.
 battery-quick: setup
 	BATTERY=quick $(BIN)/python -m pytest tests/e2e tests/fuzz --timeout 1800
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -13,6 +15,10 @@ from sizes import Sizes
 from trunkline.config import AuthConfig, GatewayConfig
 from trunkline.server import GatewayServer
 from trunkline.transports.websocket import WebSocketGateway
+
+if importlib.util.find_spec("sniffio") is None:
+    # httpx tries to import it for every request, which costs more than the request.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)

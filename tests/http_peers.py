@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from trunkline.transports.websocket import WebSocketGateway
 
 API = "/api/v1"
 
+PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients that speak plain HTTP: each would read all certificates of the system otherwise."""
+
 
 def http(gateway: WebSocketGateway, token: str | None = None, **headers: str) -> httpx.AsyncClient:
     """Make an HTTP client of a gateway; with a token it sends it as its bearer."""
@@ -25,6 +29,7 @@ def http(gateway: WebSocketGateway, token: str | None = None, **headers: str) ->
         base_url=f"http://127.0.0.1:{gateway.port}",
         headers=headers,
         trust_env=False,
+        verify=PLAIN,
         timeout=PATIENCE,
     )
 

@@ -13,12 +13,16 @@ import subprocess
 import sys
 import termios
 import time
+from functools import cache
 from pathlib import Path
 
 import structlog
-from typer.testing import CliRunner
+import typer.testing
 
 from trunkline.cli import app
+
+# Each call of the runner builds the whole command line anew, which takes longer than most commands.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 OURS = ("TRUNKLINE_", "XDG_")
 """What the names of variables that the commands read begin with."""
@@ -43,7 +47,7 @@ def invoke(environ, *args, input=""):
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        return CliRunner().invoke(app, args, input=input, env=unset | environ)
+        return typer.testing.CliRunner().invoke(app, args, input=input, env=unset | environ)
     finally:
         # The command's log goes to a stream that the runner has closed by now.
         structlog.reset_defaults()
@@ -104,7 +108,10 @@ class Running:
         return self.process.wait(PATIENCE)
 
     def close(self):
-        """Be gone, whatever happened."""
+        """Be gone, whatever happened, with those who would keep its output open."""
+        with contextlib.suppress(OSError):
+            for child in self.children():
+                os.kill(child, signal.SIGKILL)
         self.process.kill()
         self.process.communicate()
 

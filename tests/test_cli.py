@@ -9,6 +9,7 @@ import stat
 import tomllib
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from processes import Running, clean_environ, finished, invoke, wait_until_gone
@@ -68,6 +69,23 @@ def shared(tmp_path_factory):
 
     run.environ = environ
     run.url = environ["TRUNKLINE_URL"]
+    run.printed = running.printed
+    yield run
+    running.end()
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def lonely(tmp_path_factory):
+    """A gateway without any agent that tests share; a command at it, run to its end."""
+    environ = clean_environ(tmp_path_factory.mktemp("lonely"))
+    running = Running(environ, "serve", "--port", "0")
+    url = running.wait_for(r"listening on (http\S+)")[1]
+
+    def run(*args, input=""):
+        return invoke(environ | {"TRUNKLINE_URL": url}, *args, input=input)
+
+    run.url = url
     yield run
     running.end()
     running.close()
@@ -201,10 +219,9 @@ class TestServe:
         mode = (tmp_path / ".local/state/trunkline/token").stat().st_mode
         assert stat.S_IMODE(mode) == 0o600
 
-    def test_listens_on_loopback_only(self, serve):
+    def test_listens_on_loopback_only(self, lonely):
         """By default no other machine reaches the port."""
-        gateway = serve()
-        port = int(gateway.url.rpartition(":")[2])
+        port = int(lonely.url.rpartition(":")[2])
 
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.2", port))
@@ -390,25 +407,23 @@ class TestChatInAPipe:
         assert "".join(e["text"] for e in events if e["event"] == "text") == "1+1 = 2"
         assert events[-1]["content"] == "1+1 = 2"
 
-    def test_fails_where_nobody_answers(self, serve, trunkline):
+    def test_fails_where_nobody_answers(self, lonely):
         """No agent is a failure that says so, not an empty answer."""
-        gateway = serve()
-
-        done = trunkline("chat", "--once", "--url", gateway.url, input="hi")
+        done = lonely("chat", "--once", input="hi")
 
         assert "no agent answers" in done.stderr
         assert (done.stdout, done.exit_code) == ("", 1)
 
 
 class TestDemo:
-    def test_introduces_itself(self, demo, tmp_path):
+    def test_introduces_itself(self, shared):
         """It prints the address, the token and the next command, which works."""
-        gateway = demo()
+        home = Path(shared.environ["HOME"])
 
-        token = (tmp_path / ".local/state/trunkline/token").read_text().strip()
-        assert f"address  {gateway.url}" in gateway.printed
-        assert f"token    {token}" in gateway.printed
-        assert re.search(rf"chat --url {gateway.url}\n", gateway.printed)
+        token = (home / ".local/state/trunkline/token").read_text().strip()
+        assert f"address  {shared.url}" in shared.printed
+        assert f"token    {token}" in shared.printed
+        assert re.search(rf"chat --url {shared.url}\n", shared.printed)
 
     def test_ends_both_on_ctrl_c(self, demo):
         """After Ctrl-C neither the gateway nor the agent runs, and nobody complains."""

@@ -8,7 +8,7 @@ import re
 
 import pytest
 import websockets
-from processes import PATIENCE, Running, clean_environ, finished, invoke
+from processes import PATIENCE, Running, clean_environ, invoke
 
 from trunkline.cli_store import parse_duration
 from trunkline.credentials import PREFIXES
@@ -207,10 +207,16 @@ def test_the_file_must_be_ones_own(environ, tmp_path):
 # Beside a running gateway
 
 
-@pytest.fixture
-def served(environ):
-    """A gateway as a process, on the same data folder."""
-    running = Running(environ, "serve", "--port", "0")
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The environment of a gateway that runs, and of who uses it."""
+    return clean_environ(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def served(home):
+    """A gateway as a process, on that data folder; the tests share it."""
+    running = Running(home, "serve", "--port", "0")
     yield running.wait_for(r"listening on http(://\S+)")[1]
     running.end()
     running.close()
@@ -227,9 +233,9 @@ async def opened(address, secret):
 
 
 async def called(environ, *args):
-    """A command in a process of its own, run to its end."""
-    result = await asyncio.to_thread(finished, environ, *args, "--json")
-    assert result.returncode == 0, result.stderr
+    """A command, run to its end; the gateway is another process."""
+    result = await asyncio.to_thread(invoke, environ, *args, "--json")
+    assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
 
 
@@ -241,13 +247,13 @@ async def close_of(socket):
 
 
 @pytest.mark.parametrize("how", ["revoke", "rotate"])
-async def test_a_running_gateway_closes_what_a_token_opened(environ, served, how):
+async def test_a_running_gateway_closes_what_a_token_opened(home, served, how):
     """And takes the token no more; the others' connections stay."""
-    made = await called(environ, "token", "create", "--name", "phone")
-    other = await called(environ, "token", "create", "--name", "laptop")
+    made = await called(home, "token", "create", "--name", f"{how}-phone")
+    other = await called(home, "token", "create", "--name", f"{how}-laptop")
     phone, laptop = await opened(served, made["token"]), await opened(served, other["token"])
 
-    await called(environ, "token", how, "phone")
+    await called(home, "token", how, f"{how}-phone")
 
     assert await close_of(phone) == 4003
     with pytest.raises(websockets.InvalidStatus) as refused:
@@ -258,10 +264,10 @@ async def test_a_running_gateway_closes_what_a_token_opened(environ, served, how
     await laptop.close()
 
 
-async def test_a_running_gateway_knows_a_user_at_once(environ, served):
+async def test_a_running_gateway_knows_a_user_at_once(home, served):
     """On the command line too, and signs the user out who was removed."""
-    await asyncio.to_thread(finished, environ, "users", "add", "ada", input="secret\n")
-    as_ada = environ | {"TRUNKLINE_PASSWORD": "secret", "TRUNKLINE_URL": f"http{served}"}
+    await asyncio.to_thread(invoke, home, "users", "add", "ada", input="secret\n")
+    as_ada = home | {"TRUNKLINE_PASSWORD": "secret", "TRUNKLINE_URL": f"http{served}"}
     assert (await called(as_ada, "status", "--user", "ada"))["status"] == "ok"
     assert await called(as_ada | {"TRUNKLINE_USER": "ada"}, "agents") == []
     socket = await websockets.connect(f"ws{served}/ws", proxy=None)
@@ -270,7 +276,7 @@ async def test_a_running_gateway_knows_a_user_at_once(environ, served):
     await socket.send(encode(sign_in).decode())
     assert decode_message(await socket.recv()).type == "auth_success"
 
-    await called(environ, "users", "remove", "ada")
+    await called(home, "users", "remove", "ada")
 
     assert await close_of(socket) == 4003
 

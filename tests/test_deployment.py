@@ -1,5 +1,6 @@
 """The files in deploy/, proved: a real proxy before a real gateway, a unit that fits the drain."""
 
+import asyncio
 import configparser
 import contextlib
 import json
@@ -7,13 +8,16 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import websockets
 from certificates import write_certificate
+from http_peers import API, events
 from processes import PATIENCE, Running, clean_environ, invoke
 
 from trunkline.config import DEFAULT_WS_CONFIG
@@ -22,6 +26,9 @@ from trunkline.run import files_needed
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "gateway.example.com"
+
+GONE = 10.0
+"""Seconds within which a gateway must learn that a reader has gone; its next ping comes later."""
 
 
 def free_port():
@@ -121,9 +128,9 @@ def proxied(request, tmp_path_factory):
         proxied.cert = cert
         yield proxied
     finally:
+        proxied.gateway.close()
         process.terminate()
         process.wait(PATIENCE)
-        proxied.gateway.close()
 
 
 @pytest.fixture
@@ -134,6 +141,17 @@ def here(monkeypatch, proxied):
         socket, "getaddrinfo", lambda host, *rest, **more: resolve("127.0.0.1", *rest, **more)
     )
     monkeypatch.setenv("SSL_CERT_FILE", proxied.cert)
+
+
+def owner(proxied):
+    """A client that speaks HTTP through the proxy, with the owner's token."""
+    return httpx.AsyncClient(
+        base_url=proxied.url,
+        headers={"Authorization": f"Bearer {proxied.token}"},
+        verify=ssl.create_default_context(cafile=proxied.cert),
+        trust_env=False,
+        timeout=PATIENCE,
+    )
 
 
 async def visited(url, **more):
@@ -185,6 +203,35 @@ class TestBehindAProxy:
             await client.send(json.dumps(message))
             while '"ack"' not in await client.recv():
                 pass
+
+    async def test_events_arrive_while_their_stream_stays_open(self, proxied):
+        """No proxy holds back what the gateway sends, waits for more of it, or packs it."""
+        async with owner(proxied) as client:
+            session = (await client.post(f"{API}/sessions", json={})).json()["sessionId"]
+            target = f"{API}/sessions/{session}/messages"
+            async with events(client, session, accept_encoding="gzip, br") as stream:
+                for text in ("one", "two"):
+                    sent = await client.post(target, json={"message": text})
+                    event = await stream.next("chat")
+
+                    assert event.data["payload"]["message"] == text
+                    assert event.data["seq"] == sent.json()["seq"]
+
+    async def test_a_stream_ends_with_its_reader(self, proxied):
+        """The gateway learns through the proxy that somebody has gone."""
+        async with owner(proxied) as client:
+            session = (await client.post(f"{API}/sessions", json={})).json()["sessionId"]
+
+            async def members():
+                return (await client.get(f"{API}/sessions/{session}")).json()["members"]
+
+            async with events(client, session) as stream:
+                await stream.next()
+                assert len(await members()) == 1
+
+            async with asyncio.timeout(GONE):
+                while await members():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
 
 
 class TestSystemd:

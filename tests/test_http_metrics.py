@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from http_peers import code_of, head, http
+from http_peers import PLAIN, code_of, head, http
 from peers import People, connect, guarded_config, register, token_of
 from prometheus_client.parser import text_string_to_metric_families
 from rawsocket import RawSocket
@@ -139,7 +139,7 @@ async def test_on_the_main_port_metrics_need_their_scope(ws_gateway, token, stat
 
 async def test_metrics_have_a_port_of_their_own_where_that_is_wanted(scraped):
     """Where nobody signs in, and nothing else is served."""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=PLAIN) as client:
         base = f"http://127.0.0.1:{scraped.metrics_port}"
         metrics = await client.get(f"{base}/metrics")
         others = [await client.get(base + path) for path in ("/", "/api/v1/stats", "/openapi.json")]
@@ -167,7 +167,7 @@ async def test_the_port_closes_with_the_gateway(scraped):
     await scraped.stop()
 
     assert scraped.metrics_port is None
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=PLAIN) as client:
         with pytest.raises(httpx.ConnectError):
             await client.get(f"http://127.0.0.1:{port}/metrics")
 

@@ -93,7 +93,7 @@ class Loader:
 
 async def main() -> None:
     """Obey until the input ends."""
-    lines = asyncio.StreamReader()
+    lines = asyncio.StreamReader(limit=2**24)  # a line names thousands of clients
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
     )

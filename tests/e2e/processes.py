@@ -105,6 +105,20 @@ class Gateway:
         """What it wrote to stderr, through all starts."""
         return self._errors.read_text(errors="replace")
 
+    def memory(self) -> int:
+        """Return the bytes of memory that it has now."""
+        pages = int(Path(f"/proc/{self.running.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu(self) -> float:
+        """Return the seconds of processor time that it has used."""
+        fields = Path(f"/proc/{self.running.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def files(self) -> int:
+        """Return how many files and sockets it has open."""
+        return len(os.listdir(f"/proc/{self.running.pid}/fd"))
+
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self.running.send_signal(number)

@@ -8,7 +8,6 @@ asserts no times.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -90,18 +89,6 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def memory(gateway: Gateway) -> int:
-    """Return the bytes of memory that a gateway has now."""
-    pages = int(Path(f"/proc/{gateway.running.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def cpu(gateway: Gateway) -> float:
-    """Return the seconds of processor time that a gateway has used."""
-    fields = Path(f"/proc/{gateway.running.pid}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def ask(socket: ClientConnection, type: str, id: str, session: str, **payload: Any) -> Any:
     """Send a request and wait for what answers it."""
     await socket.send(request(type, id, session, **payload))
@@ -118,10 +105,10 @@ async def test_idle_connections_are_cheap_and_stay(tmp_path: Path, sized: Sizes)
     async with serving(tmp_path, HEARTBEAT_INTERVAL=str(sized(0, 25, 25) or 0.5)) as gateway:
         crowd = Crowd(gateway)
         await crowd.grow(sized(20, 50, 50))
-        before = memory(gateway)
+        before = gateway.memory()
         await crowd.grow(count)
-        grown = memory(gateway) - before
-        used = cpu(gateway)
+        grown = gateway.memory() - before
+        used = gateway.cpu()
 
         # The pings of the gateway are answered by the library while this waits.
         done, _ = await asyncio.wait(
@@ -129,7 +116,7 @@ async def test_idle_connections_are_cheap_and_stay(tmp_path: Path, sized: Sizes)
             timeout=seconds,
             return_when=asyncio.FIRST_COMPLETED,
         )
-        used = cpu(gateway) - used
+        used = gateway.cpu() - used
         late = Crowd(gateway)
         await late.grow(20, at_once=1)
 
@@ -160,14 +147,14 @@ async def test_members_that_stop_reading_harm_nobody(tmp_path: Path, sized: Size
         quick = crowd.sockets[len(slow) : -1]
         for socket in slow:
             socket.transport.pause_reading()
-        before = memory(gateway)
+        before = gateway.memory()
         readers = [asyncio.create_task(read_chats(socket, messages)) for socket in quick]
         for number in range(messages):
             text = str(time.monotonic()) + "x" * size
             await ask(speaker, "chat", f"m{number}", "hall", message=text)
             await asyncio.sleep(sized(0, 50, 50) / 1000)
         read = await asyncio.gather(*readers)
-        grown = memory(gateway) - before
+        grown = gateway.memory() - before
 
         for seqs, _ in read:
             assert seqs == list(range(1, messages + 1))

@@ -143,6 +143,10 @@ class Trial:
     async def begin(self, failpoint: str = "") -> None:
         """Start the gateway and create the sessions."""
         await self.gateway.start(failpoint)
+        await self.create_sessions()
+
+    async def create_sessions(self) -> None:
+        """Create the sessions at a gateway that runs."""
         async with peer(self.gateway.url) as asking:
             for session in self.sessions:
                 answer = await asking.ask("session_create", sessionId=session)
@@ -242,12 +246,23 @@ class Trial:
         counts = sum((Counter(loader.counts) for loader in self.loaders), self._lost)
         return Report(check(events), counts, sum(len(final.log) for final in finals))
 
-    async def end(self) -> None:
-        """Leave nothing running."""
+    async def delete_sessions(self) -> None:
+        """Delete the sessions and their logs."""
+        async with peer(self.gateway.url) as asking:
+            for session in self.sessions:
+                answer = await asking.ask("session_close", session, delete=True)
+                assert answer.type != "error", answer
+
+    async def leave(self) -> None:
+        """Leave nothing running but the gateway."""
         for loader in self.loaders:
             await loader.kill()
-        await self.gateway.kill()
         self._recorder.close()
+
+    async def end(self) -> None:
+        """Leave nothing running."""
+        await self.leave()
+        await self.gateway.kill()
 
 
 @asynccontextmanager

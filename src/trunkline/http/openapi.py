@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -58,7 +59,7 @@ _ERROR: JsonObject = {
 
 def openapi(table: Table) -> JsonObject:
     """Return the OpenAPI 3.1 document of a table of endpoints."""
-    kinds = {k for e in table.endpoints for k in (e.body, e.answer) if k is not None}
+    kinds = frozenset(k for e in table.endpoints for k in (e.body, e.answer) if k is not None)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -71,10 +72,7 @@ def openapi(table: Table) -> JsonObject:
         "paths": _paths(table),
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
-            "schemas": {
-                "Error": _ERROR,
-                **schemas(sorted(kinds, key=lambda k: k.__name__), "#/components/schemas/{name}"),
-            },
+            "schemas": {"Error": _ERROR, **_components(kinds)},
             "responses": {
                 "Error": {
                     "description": "The request was refused.",
@@ -83,6 +81,11 @@ def openapi(table: Table) -> JsonObject:
             },
         },
     }
+
+
+@cache  # slow, and the same for every gateway of a process
+def _components(kinds: frozenset[type[msgspec.Struct]]) -> dict[str, JsonObject]:
+    return schemas(sorted(kinds, key=lambda k: k.__name__), "#/components/schemas/{name}")
 
 
 def _paths(table: Table) -> JsonObject:
