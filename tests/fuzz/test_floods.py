@@ -150,17 +150,22 @@ async def test_heads_that_trickle_are_cut_off(tmp_path: Path, sized: Sizes) -> N
 
 
 async def test_strangers_that_say_nothing_find_little_room(tmp_path: Path, sized: Sizes) -> None:
-    """So many of one address may wait for sign-in, the others are refused before 101."""
+    """So many of one address may wait for sign-in; the others are refused, then cut, before 101."""
     async with staged(tmp_path) as scene:
         name = f"Host: 127.0.0.1:{scene.gateway.port}".encode()
         head = upgrade().replace(b"Host: 127.0.0.1", name)
         statuses: list[int] = []
+        cut = 0
         for _ in range(sized(500, 5_000, 5_000)):
             peer = await scene.socket(head)
-            statuses.append((await peer.head()).status)
+            try:
+                statuses.append((await peer.head()).status)
+            except (asyncio.IncompleteReadError, ConnectionError):
+                cut += 1  # so many do not close what was refused that no more are answered
 
         assert statuses.count(101) == 64
         assert set(statuses) == {101, 503}
+        assert cut == 0 or len(statuses) > 1_000
 
 
 async def test_a_flood_of_pings_ends_the_flooder(tmp_path: Path) -> None:
