@@ -16,6 +16,7 @@ asked: its entry for another session waits for the next turn (`Pump.submit`).
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
@@ -98,7 +99,7 @@ class Call(Item):
         self.run = run
 
 
-class Publish(Item):
+class Publish(Item, ABC):
     """
     A durable message on its way into the log.
 
@@ -118,6 +119,7 @@ class Publish(Item):
         self.seq = 0
         self.body = b""
 
+    @abstractmethod
     def frame(self, feed: Feed, seq: int) -> bytes:
         """
         Return the message as members get it, with its place in the log.
@@ -125,7 +127,6 @@ class Publish(Item):
         Raises:
             GatewayError: It is refused after all; nothing is stored.
         """
-        raise NotImplementedError
 
     def stored(self, feed: Feed) -> None:
         """Act on the message; it is stored, and nobody has seen it yet."""
