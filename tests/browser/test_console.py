@@ -167,7 +167,7 @@ class TestComingBack:
         run_async(fill(watched.gateway.url, "history", [f"message {n}" for n in range(400)]))
         page = watched.sign_in("/#/chat/history")
         expect(page.get_by_role("log")).to_contain_text("message 399")
-        assert page.locator(".msg").count() < 100
+        assert page.locator(".msg").count() < 200  # the end, and at most one page before it
         assert page.evaluate(MOVED) <= 1
 
         seen: set[int] = set()
